@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SHAPE_KEYS', 'Shape', 'Corpus', 'mini_corpus', 'LMFeed', 'corpus_of', 'pretrain']
 
-# %% ../nbs/14_pretraining.ipynb #6dfd4c5a
+# %% ../nbs/14_pretraining.ipynb #fad63047
 from dataclasses import dataclass,fields
 import numpy as np
-from .config import choose
+from .data import mirror_text
 from .tokens import Encoded,flat
 
 # %% ../nbs/14_pretraining.ipynb #9fd11a34
@@ -135,13 +135,12 @@ class LMFeed:
         enc = flat([o[0] for o in made], restart=[o[2] for o in made], y=dict(labels=np.concatenate([o[1] for o in made])))
         yield 'mlm', collate(enc, range(len(made)), self.tok.pad_token_id, self.first, multiple=2)
 
-# %% ../nbs/14_pretraining.ipynb #9f1ed16d
+# %% ../nbs/14_pretraining.ipynb #3119c9d0
 def corpus_of(shape:Shape)->Corpus:
     "The text an encoder is made from"
     langs = tuple(shape.langs.split())
     if shape.origin=='mini': return mini_corpus(langs, shape.documents)
-    from xstilts.data import mirror_corpus
-    return mirror_corpus(langs, shape.documents)
+    return Corpus({l: [[(w, None) for w in o.split()] for o in mirror_text(l, shape.documents)] for l in langs}, {})
 
 def pretrain(
     shape:Shape, recipe,  # a `training.Recipe`
