@@ -108,7 +108,7 @@ def recipe(cell:Cell, phase:str)->Recipe:
     try: return Recipe(**base|given)
     except TypeError as e: raise ValueError(f"a setting of {phase} has the wrong type: {given} ({e})") from e
 
-# %% ../nbs/31_stages.ipynb #3fefc9b7
+# %% ../nbs/31_stages.ipynb #80279c01
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     "One training"
@@ -129,7 +129,7 @@ class Stage:
 def _stage_key(s):
     facts = dict(tasks=s.tasks, data=s.data, seed=s.seed, recipe={k: v for k,v in asdict(s.recipe).items() if k!='checkpoint_steps'}, device=device_kind(),
         rows=[data_print(s.data, o, s.recipe.train_limit) for o in s.tasks], parent=s.parent.key if s.parent else start_print(s.model))
-    return key(s.kind, s.name, **facts, shape=asdict(s.shape) if s.shape else None)
+    return key(s.kind, s.name, **facts, random=s.model.startswith('random:') and s.kind!='pretrain', shape=asdict(s.shape) if s.shape else None)
 
 def device_kind()->str:
     "What digits depend on: cpu, or the GPU's name"
@@ -154,7 +154,7 @@ def start_print(name)->str:
     if not list(f.glob('*.safetensors')): raise ValueError(f"model {name}: its folder has no .safetensors file; pickled weights are not read")
     return kind+hashlib.blake2b(b''.join(o.read_bytes() for o in sorted(f.glob('*')) if o.suffix in ('.safetensors','.json') and o.name!='stage.json'), digest_size=8).hexdigest()
 
-# %% ../nbs/31_stages.ipynb #6351f923
+# %% ../nbs/31_stages.ipynb #396e000d
 def stages(cell:Cell)->list[Stage]:
     "The trainings a cell needs, in order; none for retrieval with a published encoder"
     m,inter,res = model(cell.model),intermediate(cell.intermediate),[]
@@ -166,15 +166,16 @@ def stages(cell:Cell)->list[Stage]:
 
 def pretraining(cell:Cell)->Stage:
     "Phase 1 of a model of one's own: its row's settings, then the study's"
-    m = model(cell.model)
+    name = cell.model.removeprefix('random:')
+    m = model(name)
     given = dict(m.pretrain)|{k.removeprefix('pretrain_'): v for k,v in cell.settings.items() if k.startswith('pretrain_')}
     for k in given: choose(f'pretraining setting of {m.name}', k, tuple(dict.fromkeys((*SHAPE_KEYS, *RECIPE_KEYS))))
     shape = Shape(**{'langs': ' '.join(m.langs) or Shape().langs, 'origin': cell.data, **{k: v for k,v in given.items() if k in SHAPE_KEYS}})
     rest = {k: v for k,v in given.items() if k in RECIPE_KEYS}
     r = Recipe(**dict(lr=1e-3, schedule='cosine', beta2=.98, eps=1e-6, dropout=0., max_length=shape.row_length, max_steps=1000, warmup=.05)|rest)
-    return Stage(kind='pretrain', model=cell.model, data=shape.origin, seed=shape.seed, recipe=r, shape=shape)
+    return Stage(kind='pretrain', model=name, data=shape.origin, seed=shape.seed, recipe=r, shape=shape)
 
-# %% ../nbs/31_stages.ipynb #c84815a1
+# %% ../nbs/31_stages.ipynb #96ba4d8e
 def load_encoder(stage:'Stage|None', name:str, dropout:float=0.):
     "The encoder and tokenizer a stage or a cell starts from"
     from transformers import AutoTokenizer
@@ -182,7 +183,8 @@ def load_encoder(stage:'Stage|None', name:str, dropout:float=0.):
     if stage is not None:
         folder = place('models', stage.key)
         check_sealed(folder)
-        return backbone(str(folder/'backbone'), dropout), AutoTokenizer.from_pretrained(folder/'backbone')
+        fresh = 0 if stage.kind=='pretrain' and name.startswith('random:') else None
+        return backbone(str(folder/'backbone'), dropout, random=fresh), AutoTokenizer.from_pretrained(folder/'backbone')
     m = model(name)
     path = folder_of(m)
     return backbone(path, dropout, random=0 if name.startswith('random:') else None), AutoTokenizer.from_pretrained(path)
