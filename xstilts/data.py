@@ -150,9 +150,10 @@ def mirror_text(
     t = pq.read_table(folder/f'{lang}.parquet').to_pylist()
     return [o['text'] for o in t if not any(x in o['source'].lower() for x in ('quran','tanzil'))][:documents]
 
-# %% ../nbs/07_data.ipynb #e5c92319
+# %% ../nbs/07_data.ipynb #dcc0d15d
 def inventory(origin:str)->list[dict]:
     "One row per task and language: rows per split, or why there are none; nothing is downloaded for the hub"
+    choose('data origin', origin, ORIGINS)
     res = []
     for t in tasks.values():
         if t.name=='text' or (origin=='mini' and t.name not in mini.MAKERS) or (origin!='mini' and t.refused):

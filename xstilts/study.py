@@ -116,7 +116,7 @@ def floors(study:Study)->list[Cell]:
         if o.intermediate=='none' and o.seed==study.axes['seed'][0] and not o.model.startswith('random:'): seen[f'{o.model} {o.target} {o.settings}'] = replace(o, model=f'random:{o.model}')
     return list(seen.values())
 
-# %% ../nbs/32_study.ipynb #73f770e9
+# %% ../nbs/32_study.ipynb #f9238296
 @dataclass(frozen=True, kw_only=True)
 class Node:
     "One notebook to execute"
@@ -143,6 +143,6 @@ def plan(study:Study)->dict[str,Node]:
         base = [score_key(c.baseline)] if c.intermediate!='none' else []
         res[k] = Node(kind='cell', key=k, title=c.name, notebook='51_cell', params=MappingProxyType(_params(c)), parents=(*parents, *base), result=place('scores', k+'.json'))
     last = key('score', f'report {study.name}', cells=sorted(res), report=study.report).replace('score-', '', 1)
-    res[last] = Node(kind='report', key=last, title=f'report of {study.name}', notebook=study.report, params=MappingProxyType(dict(study=str(study.path.resolve()))),
+    res[last] = Node(kind='report', key=last, title=f'report of {study.name}', notebook=study.report, params=MappingProxyType(dict(study=str(study.path.resolve()), make_missing=False)),
         parents=tuple(k for k,o in res.items() if o.kind=='cell'), result=settings().reports_path/study.name/f'.{last}')
     return res

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MEAN', 'items_of', 'majority', 'Results', 'setup_of', 'with_mean', 'gather', 'at_floor', 'main_table',
-           'language_table', 'show']
+           'language_table', 'show', 'cell_table', 'changed']
 
 # %% ../nbs/41_tables.ipynb #f5f97e03
 from collections import Counter
@@ -171,3 +171,46 @@ def show(df, title:str='', note:str=''):
     res = GT(df.map(lambda o: o if isinstance(o, (int,float)) else str(o).replace('&','&amp;').replace('<','&lt;').replace('>','&gt;')))
     if title: res = res.tab_header(title=title)
     return res.tab_source_note(note) if note else res
+
+# %% ../nbs/41_tables.ipynb #d89fb316
+def cell_table(cell:Cell, result:dict, baseline:dict|None, n_boot:int=1000):
+    "Scores of one cell per language with intervals over items, and the gain over its baseline"
+    import pandas as pd
+    metric,items = tasks[cell.target].metric,items_of(cell)
+    weights,index = draw_clusters({l: i.clusters for l,i in items.items()}, n_boot=n_boot, seed=0)
+    sums = lambda s: from_stats(metric, s)
+    draws = with_mean({l: boot_scores(i.stats, i.clusters, weights, index, sums) for l,i in items.items()})
+    points = with_mean({l: v[result['main']] for l,v in result['scores'].items()})
+    base = with_mean({l: v[baseline['main']] for l,v in baseline['scores'].items()}) if baseline else {}
+    gains = with_mean(boot_gains(items, items_of(cell.baseline), weights, index, sums)) if baseline else {}
+    def row(l):
+        lo,hi = score_interval(draws[l])
+        res = dict(language=l, score=f'{points[l]:.1f} [{lo:.1f}, {hi:.1f}]', **{k: f'{v:.1f}' for k,v in result['scores'].get(l, {}).items() if k not in ('n',result['main'])})
+        if baseline:
+            glo,ghi = score_interval(gains[l])
+            res |= dict(baseline=f'{base[l]:.1f}', gain=f'{points[l]-base[l]:+.1f} [{glo:+.1f}, {ghi:+.1f}]')
+        return res|dict(items=result['scores'].get(l, {}).get('n', ''))
+    return pd.DataFrame([row(l) for l in points]).fillna('')
+
+def changed(cell:Cell, baseline:Cell, n:int=3):
+    "A few test items per language that the intermediate stage fixed or broke"
+    import pandas as pd
+    from xstilts.data import test_rows
+    from xstilts.prediction import read_predictions
+    one,two = [read_predictions(place('predictions', prediction_key(o)), o.target) for o in (baseline,cell)]
+    metric,res = tasks[cell.target].metric,[]
+    for l in [o for o in cell.langs if o!='en']:
+        texts = {o['id']: o for o in test_rows(cell.data, cell.target, l, cell.settings.get('eval_limit', 0))}
+        after = {o['id']: o for o in two[l]}
+        for o in one[l]:
+            if o['id'] not in after: continue
+            a,b = [score(metric, [dict(gold=x['gold'], pred=x['pred'])])[metrics[metric].main] if metric!='bitext_f1' else 100.*(x['gold']==x['pred']) for x in (o,after[o['id']])]
+            kind = 'fixed' if a<50<=b else 'broken' if b<50<=a else ''
+            if kind and sum(r['language']==l and r['what']==kind for r in res)<n:
+                res.append(dict(language=l, what=kind, item=_shown(texts.get(o['id'], {}), o['id']), gold=_short(o['gold']), before=_short(o['pred']), after=_short(after[o['id']]['pred'])))
+    return pd.DataFrame(res, columns=['language','what','item','gold','before','after'])
+
+def _short(o, n=90):
+    s = ' '.join(map(str, o)) if isinstance(o, list) else str(o)
+    return s if len(s)<=n else s[:n-3]+'...'
+def _shown(row, id): return _short(' / '.join(row[k] if isinstance(row[k], str) else ' '.join(row[k]) for k in ('text_a','text_b','question','context','tokens','text') if k in row) or id, 200)

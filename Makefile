@@ -1,0 +1,58 @@
+# Everything a checkout needs, one word each. Each target sets up what it lacks, also the second time.
+PYTHON ?= python3
+TORCH  ?= cpu
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.ready
+
+.PHONY: demo test check lab site bench studies clean setup
+
+# TORCH=cpu: as pinned; cuda: whatever build the package index gives; present: the torch of the surrounding Python
+ifeq ($(TORCH),present)
+  VENVFLAGS := --system-site-packages
+endif
+CONSTRAINTS := $(if $(filter cpu,$(TORCH)),constraints.txt,$(VENV)/constraints.txt)
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info<(3,11) and 'xstilts needs Python 3.11 or newer, this is '+sys.version.split()[0])"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENVFLAGS) $(VENV)
+	grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e '.[site,dev]'
+	touch $(STAMP)
+
+# The embedded study: train, score, report, site
+demo: setup
+	$(BIN)/xstilts run demo
+	$(BIN)/xstilts publish
+
+# Library notebooks, then repository checks, end to end and faults
+test: setup
+	cd nbs && OMP_NUM_THREADS=1 ../$(BIN)/nbdev-test --file-re '^[0-4]' --n-workers 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests
+
+# Before a commit: export, clean, test
+check: setup
+	$(BIN)/nbdev-export
+	$(BIN)/nbdev-clean
+	$(BIN)/ruff check nbs tests
+	$(MAKE) test
+
+lab: setup
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e '.[lab]'
+	$(BIN)/jupyter lab nbs
+
+site: setup
+	$(BIN)/xstilts publish
+
+bench: setup
+	$(BIN)/papermill --cwd . nbs/90_benchmark.ipynb reports/benchmarks/latest.ipynb
+
+# Every study of params/
+studies: setup
+	for f in params/*.yaml; do case $$f in params/models.yaml) ;; *) $(BIN)/xstilts run $$f || exit 1;; esac; done
+	$(BIN)/xstilts publish
+
+clean:
+	rm -rf $(VENV) artifacts reports/site build dist *.egg-info

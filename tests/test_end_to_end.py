@@ -1,0 +1,155 @@
+"""The smallest study, from the command line to the report; killed at random moments; and the digits it must give."""
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+root = Path(__file__).parents[1]
+xstilts = Path(sys.executable).parent/'xstilts'
+STUDY = """study: tiny
+report: 60_intermediate_tasks
+data: mini
+model: mini
+intermediate: [none, squad_v1]
+target: [udpos, tatoeba]
+seed: 0
+eval_limit: 40
+target_train_limit: 128
+intermediate_train_limit: 128
+target_epochs: 2
+intermediate_epochs: 1
+target_checkpoint_steps: 1
+intermediate_checkpoint_steps: 1
+"""
+
+
+def at(folder, rows=None):
+    "The environment of a store of its own; the rows of the miniature may be shared"
+    env = dict(os.environ, XSTILTS_ARTIFACTS=str(folder/'artifacts'), XSTILTS_REPORTS=str(folder/'reports'), OMP_NUM_THREADS='1')
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder/'tiny.yaml').write_text(STUDY)
+    return env
+
+
+def command(folder, *args, **kw): return [str(xstilts), *args, str(folder/'tiny.yaml')]
+
+
+def scores(folder):
+    return {f.name: json.loads(f.read_text())['scores'] for f in sorted((folder/'artifacts'/'scores').glob('*.json'))}
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "The study, run once without disturbance"
+    folder = tmp_path_factory.mktemp('whole')
+    res = subprocess.run(command(folder, 'run'), cwd=root, env=at(folder), capture_output=True, text=True)
+    assert res.returncode==0, res.stdout+res.stderr
+    return folder
+
+
+def test_study_reaches_its_report(whole):
+    "Every cell has scores, the report shows tables and words, and a second run does nothing."
+    assert len(scores(whole))==6
+    report = (whole/'reports'/'tiny'/'report.ipynb').read_text()
+    assert 'baseline (no intermediate)' in report and 'miniature world' in report and 'image/png' in report
+    assert len(list((whole/'reports'/'tiny'/'cells').glob('*.ipynb')))==6
+    again = subprocess.run(command(whole, 'run'), cwd=root, env=at(whole), capture_output=True, text=True)
+    assert again.returncode==0 and ' 0 to run' in again.stdout, again.stdout+again.stderr
+
+
+def test_encoder_is_above_its_floors(whole):
+    "The shipped encoder knows something: far more translations and tags than the same architecture with random weights."
+    by = {json.loads(f.read_text())['model']+' '+json.loads(f.read_text())['target']+' '+json.loads(f.read_text())['intermediate']: json.loads(f.read_text()) for f in (whole/'artifacts'/'scores').glob('*.json')}
+    mean = lambda k: sum(v[by[k]['main']] for l,v in by[k]['scores'].items() if l!='en')/len([l for l in by[k]['scores'] if l!='en'])
+    assert mean('mini tatoeba none')>mean('random:mini tatoeba none')+20
+    assert mean('mini udpos none')>mean('random:mini udpos none')+5
+
+
+def test_site(whole):
+    "The site opens from disk and holds the report."
+    res = subprocess.run([str(xstilts), 'publish', '--to', str(whole/'site')], cwd=root, env=at(whole), capture_output=True, text=True)
+    assert res.returncode==0, res.stderr
+    assert 'zero-shot' in (whole/'site'/'index.html').read_text()
+
+
+def test_killed_at_random_moments(whole, tmp_path):
+    "Engine and kernels are killed with -9 again and again; what comes out in the end are the same digits."
+    rng,env = random.Random(0),at(tmp_path)
+    for _ in range(4):
+        p = subprocess.Popen(command(tmp_path, 'run'), cwd=root, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(rng.uniform(9, 16))
+        os.killpg(p.pid, signal.SIGKILL)
+        p.wait()
+        time.sleep(1)
+    res = subprocess.run(command(tmp_path, 'run'), cwd=root, env=env, capture_output=True, text=True)
+    assert res.returncode==0, res.stdout+res.stderr
+    assert scores(tmp_path)==scores(whole)
+
+
+def test_stage_killed_between_updates(tmp_path):
+    "A training process killed with -9 after some updates goes on from its checkpoint to the same weights."
+    code = f"""
+import os, sys
+os.environ['XSTILTS_ARTIFACTS'] = sys.argv[1]
+from xstilts.stages import Cell, run_stage, stages
+from xstilts.store import read_json
+c = Cell(model='mini', intermediate='none', target='udpos', seed=3, settings=dict(target_train_limit=256, target_epochs=3, target_checkpoint_steps=2))
+step = int(sys.argv[2])
+def report(row):
+    pass
+if step:
+    import xstilts.training as t
+    real = t.save_checkpoint
+    def stop(folder, n, *a):
+        real(folder, n, *a)
+        if n>=step: os.kill(os.getpid(), 9)
+    t.save_checkpoint = stop
+print(read_json(run_stage(stages(c)[-1])/'manifest.json')['heads.safetensors']['blake2b'])
+"""
+    go = lambda name, step: subprocess.run([sys.executable, '-c', code, str(tmp_path/name), str(step)], cwd=root, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
+    whole = go('a', 0)
+    assert whole.returncode==0, whole.stderr
+    assert go('b', 6).returncode==-9
+    assert go('b', 14).returncode==-9
+    again = go('b', 0)
+    assert again.returncode==0, again.stderr
+    assert again.stdout==whole.stdout
+
+
+@pytest.mark.parametrize('change,words', [
+    ('target: [udpos, tatoeba]|target: [udpso]', "did you mean 'udpos'"),
+    ('model: mini|model: minni', "did you mean 'mini'"),
+    ('eval_limit: 40|eval_limits: 40', "did you mean 'eval_limit'"),
+    ('data: mini|data: mirorr', "did you mean 'mirror'"),
+    ('data: mini|data: mirror', 'no mirror'),
+    ('model: mini|model: ./nowhere', 'no config.json')])
+def test_bad_input_is_one_clear_error(change, words, tmp_path):
+    "Exit code 2, the value and what to do, no traceback, nothing run."
+    env = dict(at(tmp_path), XSTILTS_MIRROR=str(tmp_path/'none'))
+    old,new = change.split('|')
+    (tmp_path/'tiny.yaml').write_text(STUDY.replace(old, new))
+    res = subprocess.run(command(tmp_path, 'run'), cwd=root, env=env, capture_output=True, text=True)
+    assert res.returncode==2 and words in res.stderr and 'Traceback' not in res.stderr, res.stderr
+    assert not (tmp_path/'artifacts'/'models').exists() or not list((tmp_path/'artifacts'/'models').iterdir())
+
+
+def test_a_failing_node_does_not_stop_the_rest(tmp_path):
+    "A damaged intermediate: its cells fail and say why, the others are finished, and the report says what is missing."
+    env = at(tmp_path)
+    code = "import sys; from xstilts.study import *; n = plan(load_study(sys.argv[1])); print([k for k,o in n.items() if o.kind=='stage' and 'squad' in k and 'intermediate' in k][0])"
+    key = subprocess.run([sys.executable, '-c', code, str(tmp_path/'tiny.yaml')], cwd=root, env=env, capture_output=True, text=True, check=True).stdout.split()[-1]
+    bad = tmp_path/'artifacts'/'models'/key
+    bad.mkdir(parents=True)
+    res = subprocess.run(command(tmp_path, 'run'), cwd=root, env=env, capture_output=True, text=True)
+    assert res.returncode==1 and 'Traceback' not in res.stderr, res.stderr
+    assert len(scores(tmp_path))==4
+    assert 'Missing: 2 cells' in (tmp_path/'reports'/'tiny'/'report.ipynb').read_text()
+    bad.rmdir()
+    assert subprocess.run(command(tmp_path, 'retry'), cwd=root, env=env, capture_output=True).returncode==0
+    assert len(scores(tmp_path))==6
