@@ -26,7 +26,9 @@ def new_encoder(
         max_position_embeddings=max_length+2, type_vocab_size=1, pad_token_id=1, bos_token_id=0, eos_token_id=2, hidden_dropout_prob=0., attention_probs_dropout_prob=0.)
     return XLMRobertaModel(cfg, add_pooling_layer=False)
 
-# %% ../nbs/12_heads.ipynb #3cbb7876
+# %% ../nbs/12_heads.ipynb #2376c35e
+POSITIONED = ('xlm-roberta','roberta','camembert','bert','xlm-roberta-xl')  # encoders that take position ids and may go without a pooler
+
 def folder_of(row:Model)->str:
     "The folder or hub id of a model's weights"
     if not row.path.startswith('data:'): return row.path
@@ -41,6 +43,8 @@ def backbone(
     "Load an encoder; missing weights, pickled weights and unreadable folders are errors"
     from transformers import AutoConfig,AutoModel,AutoModelForTextEncoding
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+    from transformers.utils.logging import disable_progress_bar
+    disable_progress_bar()
     if Path(path).is_dir() and random is None and not list(Path(path).glob('*.safetensors')): raise ValueError(f"{path}: no .safetensors file; pickled weights are not read, convert them first")
     cfg = AutoConfig.from_pretrained(path)
     for o in ('hidden_dropout_prob','attention_probs_dropout_prob'):
@@ -49,7 +53,8 @@ def backbone(
     if random is not None:
         torch.manual_seed(random)
         return cls.from_config(cfg).float()
-    res,info = cls.from_pretrained(path, config=cfg, use_safetensors=True, output_loading_info=True, dtype=torch.float32)
+    bare = dict(add_pooling_layer=False) if cfg.model_type in POSITIONED else {}
+    res,info = cls.from_pretrained(path, config=cfg, **bare, use_safetensors=True, output_loading_info=True, dtype=torch.float32)
     missing = [o for o in info['missing_keys'] if 'pooler' not in o and 'position_ids' not in o]
     if missing or info['mismatched_keys']: raise ValueError(f"{path}: the folder lacks weights of the encoder: {sorted(missing)[:3]} {sorted(map(str, info['mismatched_keys']))[:3]}")
     return res
@@ -96,7 +101,7 @@ class Head(nn.Module):
         if self.kind=='choice': return classes(logits.view(-1, b['n_choices']), b['label'].view(-1, b['n_choices'])[:,0])
         return classes(logits, b['label'])
 
-# %% ../nbs/12_heads.ipynb #a4389a73
+# %% ../nbs/12_heads.ipynb #6c8ac78e
 class MLMHead(nn.Module):
     "Guesses pieces at the labelled positions only; the last layer is the embedding table"
     def __init__(self, hidden:int, vocab:int):
@@ -124,5 +129,3 @@ class Net(nn.Module):
         keep = b['labels']!=-100
         return classes(head(h[keep], self.encoder.get_input_embeddings().weight), b['labels'][keep])
     def logits(self, b:dict, task:str)->Tensor: return self.heads[task](self.hidden(b))
-
-POSITIONED = ('xlm-roberta','roberta','camembert','bert','xlm-roberta-xl')  # encoders that take position ids

@@ -76,7 +76,7 @@ def flat(
         pos = np.where(pos>=cut, pos-cut, pos)
     return Encoded(ids=ids, starts=starts, pos=pos.astype(np.int32), row=np.arange(len(examples), dtype=np.int32) if row is None else np.asarray(row, np.int32), y=y or {})
 
-# %% ../nbs/10_tokens.ipynb #39e2aa0d
+# %% ../nbs/10_tokens.ipynb #ada6de39
 def _pieces(tok, texts): return tok(list(texts), add_special_tokens=False)['input_ids'] if texts else []
 
 def _join(tok, a, b, max_length):
@@ -93,14 +93,14 @@ def encode_pair(tok, rows, task:Task, max_length:int, reset:bool=False)->Encoded
     both = [_join(tok, a, b, max_length) for a,b in zip(_pieces(tok, [o['text_a'] for o in rows]), _pieces(tok, [o['text_b'] for o in rows]))]
     if task.kind=='score': y = dict(score=np.array([o['score'] for o in rows], np.float32))
     else: y = dict(label=np.array([task.labels.index(o['label']) for o in rows], np.int64))
-    return flat([ids for ids,_ in both], restart=[n for _,n in both] if reset else None, y=y)
+    return flat([ids for ids,_ in both], restart=[n-1 for _,n in both] if reset else None, y=y)
 
 def encode_choice(tok, rows, task:Task, max_length:int, reset:bool=False)->Encoded:
     "Context and question against each choice; the examples of a row stand together"
     texts = [(f"{o['context']} {o['question']}".strip(), c, i) for i,o in enumerate(rows) for c in o['choices']]
     both = [_join(tok, a, b, max_length) for a,b in zip(_pieces(tok, [a for a,*_ in texts]), _pieces(tok, [b for _,b,_ in texts]))]
     row = [i for *_,i in texts]
-    return flat([ids for ids,_ in both], row=row, restart=[n for _,n in both] if reset else None, y=dict(label=np.array([rows[i]['label'] for i in row], np.int64)))
+    return flat([ids for ids,_ in both], row=row, restart=[n-1 for _,n in both] if reset else None, y=dict(label=np.array([rows[i]['label'] for i in row], np.int64)))
 
 def encode_plain(tok, rows, task:Task=None, max_length:int=512, reset:bool=False)->Encoded:
     "One text, as for retrieval"
@@ -126,7 +126,7 @@ def encode_tags(tok, rows, task:Task, max_length:int, reset:bool=False)->Encoded
             row.append(i)
     return flat(ids, row=row, y=dict(labels=np.array(labels, np.int64)))
 
-# %% ../nbs/10_tokens.ipynb #5e13962d
+# %% ../nbs/10_tokens.ipynb #83199af3
 def encode_span(tok, rows, task:Task=None, max_length:int=384, reset:bool=False, stride:int=128, max_question:int=64)->Encoded:
     "Questions over windows of their contexts (run_squad.py of XTREME: stride 128, question 64)"
     q = [o[:max_question] for o in _pieces(tok, [o['question'] for o in rows])]
@@ -142,7 +142,7 @@ def encode_span(tok, rows, task:Task=None, max_length:int=384, reset:bool=False,
             inside = [j for j,(b,e) in enumerate(where) if a and b<a[1] and e>a[0]]
             whole = inside and where[0][0]<=a[0] and where[-1][1]>=a[1]
             span.append((n+inside[0], n+inside[-1]) if whole else (0, 0))
-            ids.append(x); row.append(i); restart.append(n)
+            ids.append(x); row.append(i); restart.append(n-1)
             begin += [-1]*n+[b for b,_ in where]+[-1]
             end += [-1]*n+[e for _,e in where]+[-1]
     y = dict(begin=np.array(begin, np.int32), end=np.array(end, np.int32), span=np.array(span, np.int64).reshape(-1, 2))
