@@ -68,7 +68,7 @@ def test_export_cells_are_short():
         assert len(cells)<60, (nb.name, len(cells))
         for c in cells:
             src = ''.join(c['source'])
-            if src.startswith('#| export'): assert src.count('\n')<=42, (nb.name, src.count('\n'), src[:80])
+            if src.startswith('#| export'): assert src.count('\n')<=40, (nb.name, src.count('\n'), src[:80])
 
 
 def test_help_is_fast_and_light():

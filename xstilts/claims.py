@@ -8,7 +8,7 @@ __all__ = ['interpreted', 'answer', 'caveats', 'origin_note']
 # %% ../nbs/43_claims.ipynb #7d28df0c
 from .tables import MEAN,Results,at_floor
 
-# %% ../nbs/43_claims.ipynb #06799754
+# %% ../nbs/43_claims.ipynb #847c34aa
 def _named(o): return {0:'none', 1:o[0] if o else ''}.get(len(o), f"{', '.join(o[:-1])} and {o[-1]}" if o else '')
 
 def interpreted(res:Results)->dict:
@@ -38,6 +38,7 @@ def caveats(res:Results)->list[str]:
     for o,f in res.flags.items(): out += [f'{o}: {x}.' for x in f]
     return out
 
+# %% ../nbs/43_claims.ipynb #3a6c6742
 def origin_note(study)->str:
     "Where the numbers come from, for the first lines of a report"
     if study.data!='mini': return f'Data: {study.data}.'

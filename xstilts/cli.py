@@ -42,7 +42,7 @@ def run_verb(args)->int:
     if errors: print(f'{len(errors)} nodes failed or could not start; `xstilts logs NODE` shows why, `xstilts retry {args.file}` tries them again', file=sys.stderr)
     return 1 if errors else 0
 
-# %% ../nbs/49_cli.ipynb #26cd27da
+# %% ../nbs/49_cli.ipynb #444c42b2
 def status_verb(args)->int:
     "How far a study is"
     from xstilts.engine import done,failure
@@ -66,6 +66,7 @@ def logs_verb(args)->int:
     for o in found: print(f"{o.stem}: {read_json(o)['title']}\n{read_json(o)['trace']}")
     return 0
 
+# %% ../nbs/49_cli.ipynb #489f8b6c
 def retry_verb(args)->int:
     "Run again what failed, and what waited for it"
     from xstilts.engine import failure
@@ -83,7 +84,7 @@ def report_verb(args)->int:
     print(collect(nodes, whole=all(done(o) for o in nodes.values() if o.kind!='report'))/'report.ipynb')
     return 0
 
-# %% ../nbs/49_cli.ipynb #e3b7babb
+# %% ../nbs/49_cli.ipynb #27c48485
 def publish_verb(args)->int:
     "Build the site from everything that was rendered"
     from xstilts.config import settings
@@ -109,6 +110,7 @@ def doctor_verb(args)->int:
         print(f"{'ok  ' if ok else 'BAD '} {name}: {say}")
     return 1 if bad else 0
 
+# %% ../nbs/49_cli.ipynb #ba6084bc
 def checkup():
     "Rows of (what, is it all right, what it is or how to mend it)"
     import importlib.util,shutil
@@ -131,7 +133,7 @@ def checkup():
     from xstilts.models import models
     yield 'miniature encoder', backbone(folder_of(models['mini'])) is not None, 'loads'
 
-# %% ../nbs/49_cli.ipynb #677ffb92
+# %% ../nbs/49_cli.ipynb #facbe494
 VERBS = dict(plan=(plan_verb,'show the grid of a study: trainings, cells, what is done','file json'), run=(run_verb,'execute what is not done','file jobs fresh'),
     status=(status_verb,'how far a study is','file json'), logs=(logs_verb,'why a node failed','node'), retry=(retry_verb,'run failed nodes again','file jobs fresh'),
     report=(report_verb,'render the report of a study again','file'), publish=(publish_verb,'build the site of all reports','to'),
@@ -152,6 +154,7 @@ def parser()->argparse.ArgumentParser:
         if 'json' in flags: v.add_argument('--json', action='store_true', help='for machines')
     return p
 
+# %% ../nbs/49_cli.ipynb #04961c86
 def main(
     argv:list[str]|None=None,
 )->int:  # 0 done, 1 a node failed, 2 bad input, 130 interrupted

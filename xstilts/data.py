@@ -79,7 +79,7 @@ def _real(origin, task, split, lang):
     if tasks[task].kind=='retrieval': return _sides(rows, lang)
     return [dict(_CONVERT[tasks[task].kind](o, i, feats), id=str(o.get('id', i)), **({'question_lang':lang} if tasks[task].kind=='span' else {})) for i,o in enumerate(rows)]
 
-# %% ../nbs/07_data.ipynb #39d48147
+# %% ../nbs/07_data.ipynb #d4907421
 MINI_VERSION = 1  # of the miniature world; a change of its rows is a new version
 
 def _mini(task, split, lang):
@@ -107,6 +107,7 @@ def load(
     if row.refused: raise ValueError(f"{task} cannot be loaded from {origin}: {row.refused}")
     return tuple(dict(o, lang=lang, split=split) for o in _real(origin, task, split, lang))
 
+# %% ../nbs/07_data.ipynb #c6c3f201
 def langs(origin:str, task:str)->tuple[str,...]:
     "The languages a task is tested in; English alone for intermediates"
     row = choose('task', task, tasks)

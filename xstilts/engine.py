@@ -37,7 +37,7 @@ def can_fork()->bool:
     "Are kernels forked here?"
     return sys.platform.startswith('linux')
 
-# %% ../nbs/33_engine.ipynb #5bb424b7
+# %% ../nbs/33_engine.ipynb #32fb3cac
 def _classes():
     "The kernel manager for forked kernels; made when first needed, so that the command line stays light"
     from jupyter_client.manager import AsyncKernelManager
@@ -73,6 +73,7 @@ def _classes():
         pre_start_kernel = _async_pre_start_kernel
     return ForkManager
 
+# %% ../nbs/33_engine.ipynb #5ec1b4f2
 _lock = threading.Lock()
 
 def start_forked(target, args):
@@ -134,7 +135,7 @@ def collect(nodes:dict[str,Node], whole:bool=True)->Path|None:
     os.replace(new, folder)
     return folder
 
-# %% ../nbs/33_engine.ipynb #c3303824
+# %% ../nbs/33_engine.ipynb #65d5bdd0
 def done(node:Node)->bool:
     "Is its result there and its notebook beside it?"
     return node.result.exists() and place('notebooks', node.key+'.ipynb').exists()
@@ -158,6 +159,7 @@ def run_node(node:Node, fork:bool)->str:
         return error
     return ''
 
+# %% ../nbs/33_engine.ipynb #edf9ce58
 def run(
     nodes:dict[str,Node],
     jobs:int=0,             # notebooks at a time; 0 for one per core

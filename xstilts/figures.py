@@ -9,7 +9,7 @@ __all__ = ['UP', 'DOWN', 'UNCLEAR', 'COLOURS', 'heat_map', 'language_figure', 'c
 import numpy as np
 from .tables import MEAN,Results
 
-# %% ../nbs/42_figures.ipynb #693954ca
+# %% ../nbs/42_figures.ipynb #0b70747e
 UP,DOWN,UNCLEAR = '#0072b2','#d55e00','#777777'  # Okabe and Ito's palette
 COLOURS = dict(up=UP, down=DOWN, unclear=UNCLEAR)
 
@@ -36,6 +36,7 @@ def heat_map(res:Results):
         ax.set_title(f'{s}: gain in points (bold: interval without zero)', fontsize=10)
     return fig
 
+# %% ../nbs/42_figures.ipynb #1578a033
 def language_figure(res:Results):
     "Gain and interval in every language, one panel per target"
     targets = [t for t in res.study.axes['target'] if any(k[2]==t for k in res.gains)]

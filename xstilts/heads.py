@@ -26,7 +26,7 @@ def new_encoder(
         max_position_embeddings=max_length+2, type_vocab_size=1, pad_token_id=1, bos_token_id=0, eos_token_id=2, hidden_dropout_prob=0., attention_probs_dropout_prob=0.)
     return XLMRobertaModel(cfg, add_pooling_layer=False)
 
-# %% ../nbs/12_heads.ipynb #2376c35e
+# %% ../nbs/12_heads.ipynb #c98d0a3e
 POSITIONED = ('xlm-roberta','roberta','camembert','bert','xlm-roberta-xl')  # encoders that take position ids and may go without a pooler
 
 def folder_of(row:Model)->str:
@@ -35,6 +35,7 @@ def folder_of(row:Model)->str:
     from importlib.resources import files
     return str(files('xstilts').joinpath('data', row.path.removeprefix('data:')))
 
+# %% ../nbs/12_heads.ipynb #499891da
 def backbone(
     path:str,          # a folder in Hugging Face format or a hub id
     dropout:float=0.,

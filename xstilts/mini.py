@@ -13,7 +13,7 @@ from .config import choose
 from .meanings import LABELS,NP,Event,bucket,complement,compare,covers,draw,draw_in,draw_np,draw_place,edit,kin,label,noun,sound,concepts,SPLITS,SLOTS,_times
 from .realise import LANGS,Word,say,text
 
-# %% ../nbs/06_mini.ipynb #5e868027
+# %% ../nbs/06_mini.ipynb #9ea1ee63
 def _said(e):
     "The concepts a meaning puts into words"
     return {e.verb, e.pred, e.time, e.manner, *(x for o in e[1:5] if o for x in (o.head, o.adj))}-{None}
@@ -28,6 +28,7 @@ def roomy(h:Event)->bool:
     special = h.verb!='be' and kin(h.verb, 'verbs', 'down') or any(o and noun(o.head).pos=='nouns' and kin(o.head, 'nouns', 'down') for o in h[1:5])
     return bool(special) and any((h.time, h.manner, h.place, h.recipient, h.agent.adj, h.patient and h.patient.adj))
 
+# %% ../nbs/06_mini.ipynb #45978d27
 def triple(
     rng:Random,
     split:str,         # every meaning is of this split
@@ -64,7 +65,7 @@ def nli(
             res += t
     return tuple(res[:n])
 
-# %% ../nbs/06_mini.ipynb #770a745b
+# %% ../nbs/06_mini.ipynb #efaaaee1
 def _answers(o, q): return not o.neg and covers(o, q)
 
 def _other(rng, e, ask):
@@ -77,6 +78,7 @@ def _other(rng, e, ask):
     for _ in range(rng.choice((1,1,2))): d = edit(rng, d)
     return d
 
+# %% ../nbs/06_mini.ipynb #039b4b86
 def question(
     rng:Random, split:str,
     size:int=4,             # sentences in the context

@@ -105,13 +105,14 @@ class English(Realiser):
         body = head+aux+agent+verb+tail+time if ask else time+agent+aux+verb+tail if fronted(e, 'en') else agent+aux+verb+tail+time
         return body+self.end(ask)
 
-# %% ../nbs/05_realise.ipynb #44646e00
+# %% ../nbs/05_realise.ipynb #b443a947
 _DER = dict(nom='der die das die', acc='den die das die', dat='dem der dem den')
 _EIN = dict(nom=' e ', acc='en e ', dat='em er em')
 _WEAK = dict(nom='e e e en', acc='en e e en', dat='en en en en')
 _MIXED = dict(nom='er e es en', acc='en e es en', dat='en en en en')
 _STRONG = dict(nom='er e es e', acc='en e es e', dat='em er em en')
 
+# %% ../nbs/05_realise.ipynb #cfb2adc7
 class German(Realiser):
     lang = 'de'
     def np(self, o:NP, slot, case, kein=False):
@@ -177,11 +178,12 @@ class Russian(Realiser):
         if ask: return [self.w('to_whom' if ask=='patient' and gov=='dat' else self.wh(e, ask)), *body, *time, *self.end(ask)]
         return (time+body if fronted(e, 'ru') else body+time)+self.end(ask)
 
-# %% ../nbs/05_realise.ipynb #29736699
+# %% ../nbs/05_realise.ipynb #4ff98298
 _TE_PAST,_TE_NO = 'masu_past ta', 'mase n desu_past ta'
 _VERB = {('past',False):'masu_past ta', ('past',True):'mase n desu_past ta', ('future',False):'masu', ('future',True):'mase n'}
 _NOUN = {('past',False):'desu_past ta', ('past',True):'de wa ari mase n desu_past ta', ('future',False):'desu', ('future',True):'de wa ari mase n'}
 
+# %% ../nbs/05_realise.ipynb #eaf20a57
 class Japanese(Realiser):
     lang,joint = 'ja',''
     def aux(self, names): return [self.w(o, '', 'not' if o in ('n','nai','ku_na') else '') for o in names.split()]

@@ -8,8 +8,8 @@ __all__ = ['BUILT', 'CELL_KEYS', 'PHASES', 'Intermediate', 'intermediate', 'sett
            'run_stage', 'describe', 'circumstances', 'prediction_key', 'score_key', 'layer_of', 'predict_cell',
            'run_cell', 'score_cell']
 
-# %% ../nbs/31_stages.ipynb #6b30aa3e
-import platform,time
+# %% ../nbs/31_stages.ipynb #4462113d
+import json,platform,time
 from dataclasses import asdict,dataclass,field,replace
 from functools import lru_cache
 from importlib.metadata import version
@@ -54,7 +54,7 @@ def intermediate(
     if res.form not in BUILT: raise ValueError(f"intermediate {t!r}: the form {res.form!r} is understood but not built yet; built: none, a task, tasks joined by +")
     return res
 
-# %% ../nbs/31_stages.ipynb #acbcee70
+# %% ../nbs/31_stages.ipynb #e115eeba
 CELL_KEYS = ('eval_limit','languages','layer')
 PHASES = ('pretrain','intermediate','target')
 
@@ -63,6 +63,7 @@ def setting_names()->tuple[str,...]:
     stage = [f'{p}_{k}' for p in PHASES[1:] for k in RECIPE_KEYS]+[f'pretrain_{k}' for k in dict.fromkeys((*SHAPE_KEYS, *RECIPE_KEYS))]
     return (*CELL_KEYS, *stage)
 
+# %% ../nbs/31_stages.ipynb #f2c0ed9e
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     "One combination: what it is trained on, predicted on and scored on"
@@ -108,7 +109,7 @@ def recipe(cell:Cell, phase:str)->Recipe:
     try: return Recipe(**base|given)
     except TypeError as e: raise ValueError(f"a setting of {phase} has the wrong type: {given} ({e})") from e
 
-# %% ../nbs/31_stages.ipynb #80279c01
+# %% ../nbs/31_stages.ipynb #8cd468e0
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     "One training"
@@ -125,6 +126,7 @@ class Stage:
     @property
     def key(self)->str: return _stage_key(self)
 
+# %% ../nbs/31_stages.ipynb #60f3a9ec
 @lru_cache(maxsize=None)
 def _stage_key(s):
     facts = dict(tasks=s.tasks, data=s.data, seed=s.seed, recipe={k: v for k,v in asdict(s.recipe).items() if k!='checkpoint_steps'}, device=device_kind(),
@@ -175,7 +177,7 @@ def pretraining(cell:Cell)->Stage:
     r = Recipe(**dict(lr=1e-3, schedule='cosine', beta2=.98, eps=1e-6, dropout=0., max_length=shape.row_length, max_steps=1000, warmup=.05)|rest)
     return Stage(kind='pretrain', model=name, data=shape.origin, seed=shape.seed, recipe=r, shape=shape)
 
-# %% ../nbs/31_stages.ipynb #96ba4d8e
+# %% ../nbs/31_stages.ipynb #d2c6aabb
 def load_encoder(stage:'Stage|None', name:str, dropout:float=0.):
     "The encoder and tokenizer a stage or a cell starts from"
     from transformers import AutoTokenizer
@@ -189,6 +191,7 @@ def load_encoder(stage:'Stage|None', name:str, dropout:float=0.):
     path = folder_of(m)
     return backbone(path, dropout, random=0 if name.startswith('random:') else None), AutoTokenizer.from_pretrained(path)
 
+# %% ../nbs/31_stages.ipynb #b187094c
 def train_stage(stage:Stage, folder:Path, report=None):
     "Train; the network, the tokenizer and the log"
     import torch
@@ -207,6 +210,7 @@ def train_stage(stage:Stage, folder:Path, report=None):
     groups = {o: len(train_rows(stage.data, o, 1)[0]['choices']) for o in stage.tasks if tasks[o].kind=='choice'}
     return net, tok, train(net, TaskFeed(sets, r, stage.seed, tok.pad_token_id, first_position(encoder), groups), r, stage.seed, folder, report)
 
+# %% ../nbs/31_stages.ipynb #4d9c7c32
 def run_stage(stage:Stage, report=None)->Path:
     "The model folder of a stage: found in the store, or made together with the parents it lacks"
     import shutil
@@ -223,11 +227,12 @@ def run_stage(stage:Stage, report=None)->Path:
             tok.save_pretrained(d/'backbone')
             save_file({k: v.contiguous() for k,v in net.heads.state_dict().items()}, d/'heads.safetensors')
             write_json(d/'stage.json', describe(stage)|dict(log=log, seconds=round(time.monotonic()-began, 2), **circumstances()))
-            (d/'log.jsonl').write_text(''.join(f'{__import__("json").dumps(o)}\n' for o in log))
+            (d/'log.jsonl').write_text(''.join(f'{json.dumps(o)}\n' for o in log))
             seal(d)
         shutil.rmtree(work, ignore_errors=True)
     return to
 
+# %% ../nbs/31_stages.ipynb #8ea6afd7
 def describe(s:Stage)->dict:
     "A stage as plain JSON"
     return dict(key=s.key, kind=s.kind, name=s.name, model=s.model, tasks=list(s.tasks), data=s.data, seed=s.seed, recipe=asdict(s.recipe), parent=s.parent.key if s.parent else None, shape=asdict(s.shape) if s.shape else None)
@@ -236,7 +241,7 @@ def circumstances()->dict:
     "Recorded with every result, part of no key"
     return dict(versions={o: version(o) for o in ('xstilts','torch','transformers','tokenizers','datasets','numpy')}, python=platform.python_version(), hardware=device_kind() if device_kind()!='cpu' else f'{platform.machine()} cpu')
 
-# %% ../nbs/31_stages.ipynb #1343dd72
+# %% ../nbs/31_stages.ipynb #c85f289c
 def prediction_key(cell:Cell)->str:
     "Under which predictions are found"
     s = stages(cell)
@@ -254,6 +259,7 @@ def layer_of(cell:Cell)->int|None:
     if res is None: raise ValueError(f"model {cell.model} has no retrieval layer in its row: give `layer`, chosen on development data")
     return res
 
+# %% ../nbs/31_stages.ipynb #94ed7028
 def predict_cell(cell:Cell)->list[dict]:
     "Predictions of all languages of a cell from one loaded model"
     import torch
@@ -270,6 +276,7 @@ def predict_cell(cell:Cell)->list[dict]:
     net.heads.load_state_dict(load_file(place('models', s[-1].key)/'heads.safetensors'))
     return predict(net, tok, t, [o for l in cell.langs for o in test_rows(cell.data, cell.target, l, limit)], r.max_length, r.reset_positions)
 
+# %% ../nbs/31_stages.ipynb #e6c52afd
 def _retrieve(cell, encoder, tok, limit):
     "Tatoeba and BUCC: no training; BUCC's threshold comes from the dev pools"
     from xstilts.retrieval import embed,merge_duplicates,mined_rows,translate_pairs
@@ -287,7 +294,7 @@ def _retrieve(cell, encoder, tok, limit):
             res += mined_rows(*sides(l, 'test'), threshold)[0]
     return res
 
-# %% ../nbs/31_stages.ipynb #51e6aec2
+# %% ../nbs/31_stages.ipynb #e4028581
 def run_cell(cell:Cell, report=None)->Path:
     "The scores of a cell: found in the store, or made together with whatever they lack"
     from xstilts.prediction import read_predictions,save_predictions
@@ -304,6 +311,7 @@ def run_cell(cell:Cell, report=None)->Path:
         write_json(to, dict(score_cell(cell, read_predictions(folder, cell.target)), stages=[o.key for o in s], seconds=round(time.monotonic()-began, 2), **circumstances()))
     return to
 
+# %% ../nbs/31_stages.ipynb #a2f01328
 def score_cell(cell:Cell, predictions:dict[str,list[dict]])->dict:
     "Scores per language with flags; a missing language is an error"
     missing = [o for o in cell.langs if o not in predictions]

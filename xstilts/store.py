@@ -23,7 +23,7 @@ def key(
     body = json.dumps(dict(kind=kind, version=VERSIONS[kind], **facts), sort_keys=True, default=list)
     return f"{kind}-{re.sub('[^A-Za-z0-9]+', '-', slug).strip('-').lower()[:60]}-{hashlib.blake2b(body.encode(), digest_size=4).hexdigest()}"
 
-# %% ../nbs/30_store.ipynb #cbe91f0c
+# %% ../nbs/30_store.ipynb #3b4899aa
 ROOMS = ('models','predictions','scores','notebooks','tokens','logs','rows','work')
 
 def place(
@@ -44,6 +44,7 @@ def write_json(path:Path, what, **kw):
 
 def read_json(path:Path): return json.loads(path.read_text(encoding='utf-8'))
 
+# %% ../nbs/30_store.ipynb #d58a703a
 @contextmanager
 def whole_folder(
     to:Path,  # where the folder will be

@@ -45,7 +45,7 @@ def read_lines(path:Path)->tuple[dict,dict,list[str]]:
         vals[name],lines[name] = make.construct_object(v, deep=True), line
     return vals, lines, errors
 
-# %% ../nbs/32_study.ipynb #627dc256
+# %% ../nbs/32_study.ipynb #e3a0ba4f
 def check(
     path:Path|str,
 )->list[str]:      # one sentence per mistake, with its line; empty if the file is sound
@@ -67,6 +67,7 @@ def check(
         bad('report', unknown('report notebook', vals['report'], sorted(o.stem for o in settings().nbs_path.glob('6*.ipynb'))))
     return errors+_check_values(vals, lines)
 
+# %% ../nbs/32_study.ipynb #03f650f2
 def _check_values(vals, lines):
     "Each axis on its own, so that one mistake is one sentence"
     errors,plain = [],dict(model='random:mini', intermediate='none', target='tatoeba', seed=0)

@@ -74,7 +74,7 @@ def with_mean(d:dict)->dict:
     far = [v for k,v in d.items() if k!='en'] or list(d.values())
     return d|{MEAN: np.mean(far, axis=0) if np.ndim(far[0]) else float(np.mean(far))}
 
-# %% ../nbs/41_tables.ipynb #14a3d628
+# %% ../nbs/41_tables.ipynb #12c81b7e
 def gather(study:Study, n_boot:int=1000)->Results:
     "Read the scores of a study and derive its gains; missing cells are listed, never filled in"
     all = cells(study)
@@ -92,6 +92,7 @@ def gather(study:Study, n_boot:int=1000)->Results:
         res.majority[setup_of(replace(o, model=o.model.removeprefix('random:')), study),o.target] = with_mean(m) if m else None
     return res
 
+# %% ../nbs/41_tables.ipynb #b4b6e733
 def _task(res, have, found, n_boot):
     "The cells of one target task: clusters are drawn once for all of them"
     if not have: return
@@ -111,6 +112,7 @@ def _task(res, have, found, n_boot):
         res.intervals[k] = {l: score_interval(np.mean([d[l] for d in draws], 0)) for l in draws[0]}
     _gains(res, by, items, weights, index, sums)
 
+# %% ../nbs/41_tables.ipynb #6e3d04e5
 def _gains(res, by, items, weights, index, sums):
     "Gains of one task with the variance between seeds pooled over its cells"
     pairs = {k: [s for s in seeds if s in by.get((k[0],'none',k[2]), [])] for k,seeds in by.items() if k[1]!='none'}
@@ -172,7 +174,7 @@ def show(df, title:str='', note:str=''):
     if title: res = res.tab_header(title=title)
     return res.tab_source_note(note) if note else res
 
-# %% ../nbs/41_tables.ipynb #d89fb316
+# %% ../nbs/41_tables.ipynb #61db22f7
 def cell_table(cell:Cell, result:dict, baseline:dict|None, n_boot:int=1000):
     "Scores of one cell per language with intervals over items, and the gain over its baseline"
     import pandas as pd
@@ -192,6 +194,7 @@ def cell_table(cell:Cell, result:dict, baseline:dict|None, n_boot:int=1000):
         return res|dict(items=result['scores'].get(l, {}).get('n', ''))
     return pd.DataFrame([row(l) for l in points]).fillna('')
 
+# %% ../nbs/41_tables.ipynb #ed95bc09
 def changed(cell:Cell, baseline:Cell, n:int=3):
     "A few test items per language that the intermediate stage fixed or broke"
     import pandas as pd

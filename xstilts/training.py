@@ -15,10 +15,11 @@ import torch
 from .batches import ORDERS,collate,mixed,order
 from .config import choose
 
-# %% ../nbs/13_training.ipynb #b769cec4
+# %% ../nbs/13_training.ipynb #aa3c4842
 SCHEDULES = ('linear','cosine','constant')
 PRECISIONS = ('auto','float32','bfloat16')
 
+# %% ../nbs/13_training.ipynb #f01d3bae
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     "The settings of one training; defaults are jiant's XTREME recipe (jiant/shared/model_setup.py)"
@@ -50,6 +51,7 @@ class Recipe:
         for o in ('lr','epochs','batch_size','max_length','threads'):
             if getattr(self, o)<=0: raise ValueError(f"{o} must be positive, not {getattr(self, o)}")
 
+# %% ../nbs/13_training.ipynb #49eea814
 RECIPE_KEYS = tuple(o.name for o in fields(Recipe))
 
 # %% ../nbs/13_training.ipynb #80ac1b64
@@ -182,7 +184,7 @@ def train(
             saved = time.monotonic()
     return log
 
-# %% ../nbs/13_training.ipynb #418523e4
+# %% ../nbs/13_training.ipynb #8035a1c0
 class Meter:
     "What happened since it was last read; losses stay on the device until then"
     def __init__(self): self.reset()
@@ -212,6 +214,7 @@ def one_update(acc, net, opt, micro:list, recipe:Recipe)->tuple:
     opt.zero_grad(set_to_none=True)
     return sum(outs), n, pieces, slots
 
+# %% ../nbs/13_training.ipynb #0ebd2dcf
 def _labels(net, micro):
     "The number of labels of a whole update, known before the first forward pass"
     def count(task, b):
