@@ -13,7 +13,7 @@ from .config import settings
 from .store import place,read_json,write_json
 from .study import Node
 
-# %% ../nbs/33_engine.ipynb #d128d5e8
+# %% ../nbs/33_engine.ipynb #89362761
 PRELOAD = ['torch','transformers.models.xlm_roberta.modeling_xlm_roberta','transformers.models.auto.modeling_auto','accelerate','pandas','pyarrow.parquet','matplotlib.pyplot',
     'seqeval.metrics','scipy.stats','IPython','ipykernel.kernelapp','ipykernel.ipkernel','xstilts.stages','xstilts.prediction','xstilts.retrieval','xstilts.statistics','xstilts.engine']
 
@@ -26,9 +26,8 @@ def serve_kernel(connection_file, env, cwd):
     log = os.open(place('logs', 'kernels.log'), os.O_WRONLY|os.O_CREAT|os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    import matplotlib,torch
+    import torch
     from ipykernel.kernelapp import IPKernelApp
-    matplotlib.use('module://matplotlib_inline.backend_inline')  # pyplot was imported before there was a notebook to draw into
     torch.set_num_threads(1)
     threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()  # an engine that was killed leaves no kernels behind
     app = IPKernelApp.instance()

@@ -8,7 +8,7 @@ __all__ = ['BUILT', 'CELL_KEYS', 'PHASES', 'Intermediate', 'intermediate', 'sett
            'run_stage', 'describe', 'circumstances', 'prediction_key', 'score_key', 'layer_of', 'predict_cell',
            'run_cell', 'score_cell']
 
-# %% ../nbs/31_stages.ipynb #4462113d
+# %% ../nbs/31_stages.ipynb #9a3bf97a
 import json,platform,time
 from dataclasses import asdict,dataclass,field,replace
 from functools import lru_cache
@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from .config import ORIGINS,choose,nearest,unknown
 from .data import fingerprint,langs,load,split_note,test_rows,train_rows
+from .languages import languages
 from .metrics import metrics,score
 from .models import Model,model
 from .pretraining import SHAPE_KEYS,Shape
@@ -63,7 +64,7 @@ def setting_names()->tuple[str,...]:
     stage = [f'{p}_{k}' for p in PHASES[1:] for k in RECIPE_KEYS]+[f'pretrain_{k}' for k in dict.fromkeys((*SHAPE_KEYS, *RECIPE_KEYS))]
     return (*CELL_KEYS, *stage)
 
-# %% ../nbs/31_stages.ipynb #f2c0ed9e
+# %% ../nbs/31_stages.ipynb #56a8e094
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     "One combination: what it is trained on, predicted on and scored on"
@@ -87,11 +88,13 @@ class Cell:
         self.langs
     @property
     def langs(self)->tuple[str,...]:
-        "The languages that are scored, English first where it is one of them"
+        "The languages that are scored: those asked for that the task has, all if none are asked for"
         there = langs(self.data, self.target)
         asked = str(self.settings.get('languages') or '').split()
-        for o in asked: choose(f'language of {self.target} in {self.data}', o, there) if o!='en' else None
-        return tuple(o for o in (asked or there) if o in there)
+        for o in asked: choose('language', o, languages)
+        res = tuple(o for o in (asked or there) if o in there)
+        if not res: raise ValueError(f"{self.target} in {self.data} has none of the languages {' '.join(asked)}; it has {' '.join(there)}")
+        return res
     @property
     def same_data(self)->bool: return any(same_data(o, self.target) for o in intermediate(self.intermediate).parts)
     @property

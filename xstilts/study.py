@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['REQUIRED', 'AXES', 'Study', 'read_lines', 'check', 'load_study', 'cells', 'floors', 'Node', 'plan']
 
-# %% ../nbs/32_study.ipynb #e317ff79
+# %% ../nbs/32_study.ipynb #77a7bbe0
 import itertools
 from dataclasses import dataclass,field,replace
 from pathlib import Path
 from types import MappingProxyType
-from .config import choose,nearest,settings,unknown
+from .config import nearest,settings,unknown
+from .data import langs
 from .stages import Cell,Stage,intermediate,score_key,setting_names,stages
 from .store import key,place
 from .tasks import tasks
@@ -67,7 +68,7 @@ def check(
         bad('report', unknown('report notebook', vals['report'], sorted(o.stem for o in settings().nbs_path.glob('6*.ipynb'))))
     return errors+_check_values(vals, lines)
 
-# %% ../nbs/32_study.ipynb #03f650f2
+# %% ../nbs/32_study.ipynb #6dd53f73
 def _check_values(vals, lines):
     "Each axis on its own, so that one mistake is one sentence"
     errors,plain = [],dict(model='random:mini', intermediate='none', target='tatoeba', seed=0)
@@ -86,7 +87,8 @@ def _check_values(vals, lines):
     if not errors:
         for k,v in rest.items():
             for o in many(v):
-                for t in many(vals['target']) if k=='languages' else many(vals['target'])[:1]: attempt(k, target=t, settings={k: o})
+                attempt(k, target=many(vals['target'])[0], settings={k: o})
+                if k=='languages' and not errors: errors += [f"line {lines[k]}: no target of the study has the language {x!r}" for x in str(o).split() if not any(x in langs(vals['data'], t) for t in many(vals['target']))]
     return errors
 
 # %% ../nbs/32_study.ipynb #785ba408

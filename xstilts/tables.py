@@ -112,7 +112,7 @@ def _task(res, have, found, n_boot):
         res.intervals[k] = {l: score_interval(np.mean([d[l] for d in draws], 0)) for l in draws[0]}
     _gains(res, by, items, weights, index, sums)
 
-# %% ../nbs/41_tables.ipynb #6e3d04e5
+# %% ../nbs/41_tables.ipynb #c9ae32f6
 def _gains(res, by, items, weights, index, sums):
     "Gains of one task with the variance between seeds pooled over its cells"
     pairs = {k: [s for s in seeds if s in by.get((k[0],'none',k[2]), [])] for k,seeds in by.items() if k[1]!='none'}
@@ -122,7 +122,7 @@ def _gains(res, by, items, weights, index, sums):
         if not seeds: continue
         draws[k] = [with_mean(boot_gains(items[k[0],k[1],s], items[k[0],'none',s], weights, index, sums)) for s in seeds]
         values[k] = {l: [res.scores[k][l][by[k].index(s)]-res.scores[base][l][by[base].index(s)] for s in seeds] for l in res.scores[k]}
-    for l in {l for v in values.values() for l in v}:
+    for l in dict.fromkeys(l for v in values.values() for l in v):
         var,df = pooled_seed_variance({k: v[l] for k,v in values.items() if len(v[l])>1})
         for k,v in values.items(): res.gains.setdefault(k, {})[l] = gain(v[l], np.stack([d[l] for d in draws[k]]), var, df)
 
