@@ -47,6 +47,7 @@ site: setup
 	$(BIN)/xstilts publish
 
 bench: setup
+	mkdir -p reports/benchmarks
 	$(BIN)/papermill --cwd . nbs/90_benchmark.ipynb reports/benchmarks/latest.ipynb
 
 # Every study of params/

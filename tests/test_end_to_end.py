@@ -94,7 +94,7 @@ def test_killed_at_random_moments(whole, tmp_path):
 
 def test_stage_killed_between_updates(tmp_path):
     "A training process killed with -9 after some updates goes on from its checkpoint to the same weights."
-    code = f"""
+    code = """
 import os, sys
 os.environ['XSTILTS_ARTIFACTS'] = sys.argv[1]
 from xstilts.stages import Cell, run_stage, stages

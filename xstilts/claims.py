@@ -6,6 +6,7 @@
 __all__ = ['interpreted', 'answer', 'caveats', 'origin_note']
 
 # %% ../nbs/43_claims.ipynb #7d28df0c
+from .realise import LANGS,reviewed
 from .tables import MEAN,Results,at_floor
 
 # %% ../nbs/43_claims.ipynb #847c34aa
@@ -42,5 +43,6 @@ def caveats(res:Results)->list[str]:
 def origin_note(study)->str:
     "Where the numbers come from, for the first lines of a report"
     if study.data!='mini': return f'Data: {study.data}.'
+    todo = [o for o in LANGS if 'no' in reviewed(o).values()]
     return ('Everything here was measured in the miniature world that the package makes itself: short, regular sentences of four languages. The numbers say nothing about real languages; '
-        'they show what the machinery does. The miniature encoder was pretrained with bilingual supervision (translations and a dictionary), unlike XLM-R. No lexicon has been reviewed by a native speaker.')
+        'they show what the machinery does. The miniature encoder was pretrained with bilingual supervision (translations and a dictionary), unlike XLM-R.'+f" Not reviewed by a native speaker: the lexicons of {_named(todo)}."*bool(todo))

@@ -9,10 +9,9 @@ __all__ = ['XTREME', 'WHERE', 'MIRROR_TEST', 'MINI_VERSION', 'split_note', 'load
 # %% ../nbs/07_data.ipynb #0bc4a9ca
 import hashlib,json,os
 from functools import lru_cache
-from pathlib import Path
-from .config import ORIGINS,choose,settings,unknown
+from .config import ORIGINS,choose,settings
 from .languages import languages
-from .tasks import COLUMNS,dev_task,tasks,train_task
+from .tasks import tasks,train_task
 from . import mini
 from .realise import LANGS
 

@@ -7,7 +7,7 @@ __all__ = ['PRELOAD', 'serve_kernel', 'can_fork', 'start_forked', 'execute', 'co
            'next_ready', 'run']
 
 # %% ../nbs/33_engine.ipynb #91aa95d4
-import asyncio,multiprocessing,os,signal,sys,threading,time,traceback
+import asyncio,multiprocessing,os,sys,threading,time,traceback
 from pathlib import Path
 from .config import settings
 from .store import place,read_json,write_json

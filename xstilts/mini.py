@@ -10,7 +10,7 @@ __all__ = ['SIZES', 'MAKERS', 'look', 'roomy', 'triple', 'nli', 'question', 'que
 from functools import lru_cache
 from random import Random
 from .config import choose
-from .meanings import LABELS,NP,Event,bucket,complement,compare,covers,draw,draw_in,draw_np,draw_place,edit,kin,label,noun,sound,concepts,SPLITS,SLOTS,_times
+from .meanings import LABELS,Event,bucket,complement,covers,draw,draw_in,draw_np,draw_place,edit,kin,label,noun,sound,concepts,SPLITS,_times
 from .realise import LANGS,Word,say,text
 
 # %% ../nbs/06_mini.ipynb #9ea1ee63

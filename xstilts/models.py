@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass,fields,replace
 from pathlib import Path
 from types import MappingProxyType
-from .config import choose,nearest,settings,table,unknown
+from .config import choose,settings,table,unknown
 
 # %% ../nbs/03_models.ipynb #7bf01a58
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass,fields
 import numpy as np
 from .batches import collate
 from .data import mirror_text
-from .tokens import Encoded,flat
+from .tokens import flat
 
 # %% ../nbs/14_pretraining.ipynb #9fd11a34
 @dataclass(frozen=True, kw_only=True)

@@ -15,14 +15,14 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from .config import ORIGINS,choose,nearest,unknown
-from .data import fingerprint,langs,load,split_note,test_rows,train_rows
+from .config import ORIGINS,choose,unknown
+from .data import fingerprint,langs,split_note,test_rows,train_rows
 from .languages import languages
 from .metrics import metrics,score
-from .models import Model,model
+from .models import model
 from .pretraining import SHAPE_KEYS,Shape
 from .store import check_sealed,key,lock,place,read_json,seal,whole_folder,write_json
-from .tasks import dev_task,same_data,tasks,train_task
+from .tasks import same_data,tasks
 from .training import RECIPE_KEYS,Recipe
 
 # %% ../nbs/31_stages.ipynb #7761cf94

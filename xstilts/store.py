@@ -6,7 +6,7 @@
 __all__ = ['VERSIONS', 'ROOMS', 'key', 'place', 'write_json', 'read_json', 'whole_folder', 'seal', 'check_sealed', 'lock']
 
 # %% ../nbs/30_store.ipynb #525bdcc9
-import hashlib,json,os,re,shutil,time
+import hashlib,json,os,re,shutil
 from contextlib import contextmanager
 from pathlib import Path
 from .config import settings

@@ -7,14 +7,13 @@ __all__ = ['REQUIRED', 'AXES', 'Study', 'read_lines', 'check', 'load_study', 'ce
 
 # %% ../nbs/32_study.ipynb #77a7bbe0
 import itertools
-from dataclasses import dataclass,field,replace
+from dataclasses import dataclass,replace
 from pathlib import Path
 from types import MappingProxyType
 from .config import nearest,settings,unknown
 from .data import langs
-from .stages import Cell,Stage,intermediate,score_key,setting_names,stages
+from .stages import Cell,score_key,setting_names,stages
 from .store import key,place
-from .tasks import tasks
 
 # %% ../nbs/32_study.ipynb #f560c2d5
 REQUIRED = ('study','report','data','model','intermediate','target','seed')
@@ -62,7 +61,7 @@ def check(
         if k not in vals: errors.append(f"{path.name}: `{k}` is missing")
     names = (*REQUIRED, *setting_names())
     for k in vals:
-        if k not in names: bad(k, unknown('setting', k, REQUIRED)+' and settings of stages such as target_lr' if not nearest(k, names) else unknown('setting', k, names).split(' allowed:')[0]+' see `xstilts plan --settings`')
+        if k not in names: bad(k, unknown('setting', k, REQUIRED)+' and settings of stages such as target_lr' if not nearest(k, names) else unknown('setting', k, names).split(' allowed:')[0]+' (settings of stages carry pretrain_, intermediate_ or target_)')
     if errors: return errors
     if not (settings().nbs_path/f"{vals['report']}.ipynb").is_file():
         bad('report', unknown('report notebook', vals['report'], sorted(o.stem for o in settings().nbs_path.glob('6*.ipynb'))))

@@ -12,7 +12,7 @@ from dataclasses import dataclass,replace
 import numpy as np
 from .metrics import from_stats,item_stats,metrics,score
 from .stages import Cell,prediction_key,score_key
-from .statistics import Gain,Items,boot_gains,boot_scores,draw_clusters,gain,pooled_seed_variance,score_interval
+from .statistics import Items,boot_gains,boot_scores,draw_clusters,gain,pooled_seed_variance,score_interval
 from .store import place,read_json
 from .study import AXES,Study,cells,floors
 from .tasks import tasks

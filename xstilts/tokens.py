@@ -7,7 +7,6 @@ __all__ = ['SPECIALS', 'ENCODERS', 'train_tokenizer', 'Encoded', 'flat', 'encode
            'encode_tags', 'encode_span', 'encode']
 
 # %% ../nbs/10_tokens.ipynb #4c6d2c14
-import json
 from dataclasses import dataclass,field
 from pathlib import Path
 import numpy as np
@@ -120,9 +119,9 @@ def encode_tags(tok, rows, task:Task, max_length:int, reset:bool=False)->Encoded
             p = pieces[w] if 0<len(pieces[w])<=min(100, room) else [unk]
             if len(cur)+len(p)>room: parts,cur,lab = [*parts,(cur,lab)],[],[]
             cur,lab = cur+p, lab+[ix[t]]+[-100]*(len(p)-1)
-        for cur,lab in [*parts,(cur,lab)]:
-            ids.append([tok.cls_token_id, *cur, tok.sep_token_id])
-            labels += [-100, *lab, -100]
+        for done,marks in [*parts,(cur,lab)]:
+            ids.append([tok.cls_token_id, *done, tok.sep_token_id])
+            labels += [-100, *marks, -100]
             row.append(i)
     return flat(ids, row=row, y=dict(labels=np.array(labels, np.int64)))
 
