@@ -51,7 +51,7 @@ def retitle(source:Path, to:Path, title:str):
     nb = json.loads(source.read_text(encoding='utf-8'))
     first = next(c for c in nb['cells'] if c['cell_type']=='markdown')
     old = ''.join(first['source'])
-    first['source'] = old.replace('# ', f'# {escaped(title)}: ', 1) if old.startswith('# ') else f'# {escaped(title)}\n\n{old}'
+    first['source'] = f'# {escaped(title)}\n\n'+old.replace('# ', '', 1)
     to.write_text(json.dumps(nb), encoding='utf-8')
 
 def write_sources(reports:Path, src:Path)->list[str]:
@@ -65,8 +65,8 @@ def write_sources(reports:Path, src:Path)->list[str]:
     for o in studies:
         (src/o.name).mkdir()
         pages = [f for kind in ('cells','stages') for f in sorted((o/kind).glob('*.ipynb'))]
-        for f in pages: retitle(f, src/o.name/f.name, f.stem.rsplit('-', 1)[0])
-        retitle(o/'report.ipynb', src/o.name/'index.ipynb', o.name)
+        for f in pages: retitle(f, src/o.name/f.name, f.stem.rsplit('-', 1)[0].replace('score-', 'cell-', 1).replace('-', ' '))
+        shutil.copyfile(o/'report.ipynb', src/o.name/'index.ipynb')
         tree = '\n'.join(f.stem for f in pages)
         (src/o.name/'pages.md').write_text(f'# Cells and trainings of {escaped(o.name)}\n\n```{{toctree}}\n:maxdepth: 1\n\n{tree}\n```\n')
         title,question = heading(o/'report.ipynb')
