@@ -19,7 +19,7 @@ def _axes(rows, cols, width, height):
 
 def heat_map(res:Results):
     "Gain of the zero-shot mean for each intermediate (rows) and target (columns); pale where the interval holds zero"
-    targets,setups = res.study.axes['target'],list(dict.fromkeys(k[0] for k in res.gains))
+    targets,setups = res.study.axes['target'],list(dict.fromkeys(k[0] for k in (*res.scores, *res.gains)))
     inters = [o for o in res.study.axes['intermediate'] if o!='none']
     fig,axes = _axes(1, len(setups), 1.8+1.3*len(targets)*len(setups), 1.2+.7*len(inters))
     top = max([abs(g[MEAN].mean) for g in res.gains.values()], default=1) or 1
