@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'MAKERS', 'look', 'roomy', 'triple', 'nli', 'question', 'questions', 'span', 'sentences', 'pools',
-           'documents', 'say_document', 'rows']
+           'documents', 'follows', 'say_document', 'rows']
 
-# %% ../nbs/06_mini.ipynb #0552d814
+# %% ../nbs/06_mini.ipynb #fd64b3ac
 from functools import lru_cache
 from random import Random
 from .config import choose
-from .meanings import LABELS,Event,bucket,complement,covers,draw,draw_in,draw_np,draw_place,edit,kin,label,noun,sound,concepts,SPLITS,_times
+from .meanings import LABELS,SLOTS,Event,bucket,complement,covers,draw,draw_in,draw_np,draw_place,edit,kin,label,noun,sound,concepts,SPLITS,_times
 from .realise import LANGS,Word,say,text
 
 # %% ../nbs/06_mini.ipynb #9ea1ee63
@@ -182,7 +182,7 @@ def _text(lang, split, n, seed): return [dict(text=text(lang, say_document(lang,
 
 MAKERS = dict(mnli=_pairs, xnli=_pairs, squad_v1=_spans, xquad=_spans, udpos=_tags, tatoeba=_tatoeba, bucc2018=_bucc, text=_text)
 
-# %% ../nbs/06_mini.ipynb #362ec735
+# %% ../nbs/06_mini.ipynb #7dbfe7ae
 @lru_cache
 def documents(
     n:int, seed:int=0,
@@ -191,10 +191,23 @@ def documents(
     rng = Random(f'text {seed}')
     return tuple(_document(rng) for _ in range(n))
 
+def follows(rng:Random, e:Event)->Event|None:
+    "Something else about the same event that is true if `e` is: more general, less told, or what the negation means"
+    for _ in range(12):
+        d = e
+        for _ in range(rng.choice((1,1,2))): d = edit(rng, d)
+        if rng.random()<.3: d = d._replace(neg=not d.neg)
+        if d!=e and bucket(d) in SPLITS['text'] and sound(d) and label(e, d)=='entailment': return _known(d)
+    return None
+
+def _known(e): return e._replace(**{o: getattr(e, o)._replace(definite=True) for o in SLOTS if getattr(e, o)})
+
 def _document(rng):
     first = draw_in(rng, 'text')
     res = [first]
-    for _ in range(rng.choice((0,0,1,1,2))):
+    told = follows(rng, first) if rng.random()<.4 else None
+    if told: res.append(told)
+    for _ in range(rng.choice((0,0,1,1,2)) if not told else rng.choice((0,0,0,1))):
         e = draw_in(rng, 'text')
         e2 = e._replace(agent=first.agent._replace(definite=True))
         res.append(e2 if sound(e2) and bucket(e2) in SPLITS['text'] else e)

@@ -62,13 +62,14 @@ def answers(
         res.append(dict(pred='' if not texts or (null and no>best[0][0]) else texts[0], texts=texts, prob=[s for s,*_ in best], null_score=no))
     return res
 
-# %% ../nbs/21_prediction.ipynb #93be0901
+# %% ../nbs/21_prediction.ipynb #21ff152a
 def predict(
     net, tok, task:Task, rows,
     max_length:int=256, reset:bool=False, budget:int=8192,
-)->list[dict]:  # id, lang, cluster, gold, pred and prob, in the order of `rows`
+    enc:Encoded|None=None,  # `rows` as ids where they are at hand
+)->list[dict]:              # id, lang, cluster, gold, pred and prob, in the order of `rows`
     "Predict rows of any languages in one pass"
-    enc = encode(tok, rows, task, max_length, reset)
+    if enc is None: enc = encode(tok, rows, task, max_length, reset)
     outs = logits(net, task.name, enc, tok.pad_token_id, budget)
     made = dict(pair=_classes, score=_scores, tags=_tags, span=_spans, choice=_choices)[task.kind](task, rows, enc, outs)
     return [dict(id=o['id'], lang=o['lang'], cluster=o['cluster'], **m) for o,m in zip(rows, made, strict=True)]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FILES', 'VOWELS', 'LANGS', 'lexicon', 'reviewed', 'Word', 'fronted', 'Realiser', 'English', 'German', 'Russian',
-           'Japanese', 'realiser', 'say', 'text', 'entry']
+           'alive', 'Japanese', 'realiser', 'say', 'text', 'entry']
 
 # %% ../nbs/05_realise.ipynb #1eb0c3f5
 import zlib
@@ -183,22 +183,27 @@ _TE_PAST,_TE_NO = 'masu_past ta', 'mase n desu_past ta'
 _VERB = {('past',False):'masu_past ta', ('past',True):'mase n desu_past ta', ('future',False):'masu', ('future',True):'mase n'}
 _NOUN = {('past',False):'desu_past ta', ('past',True):'de wa ari mase n desu_past ta', ('future',False):'desu', ('future',True):'de wa ari mase n'}
 
-# %% ../nbs/05_realise.ipynb #eaf20a57
+# %% ../nbs/05_realise.ipynb #d2e4ac29
+def alive(head:str)->bool:
+    "A person or an animal?"
+    return not {'person','animal'}.isdisjoint(noun(head).above)
+
 class Japanese(Realiser):
     lang,joint = 'ja',''
     def aux(self, names): return [self.w(o, '', 'not' if o in ('n','nai','ku_na') else '') for o in names.split()]
-    def stem(self, concept, cell, slot=''):
+    def stem(self, concept, cell, slot='', head=''):
         row = self.lex['adjectives'][concept]
-        first,*rest = row['stem'].split()
-        tag = {'i':'ADJ','na':'ADJ','no':'NOUN','te':'VERB'}[row['kind']]
-        return row['kind'], [Word(first, tag, concept, cell, slot), *[Word(o, 'SCONJ' if o in 'てで' else 'AUX', slot=slot) for o in rest]]
+        kind,stem = (row['alive_kind'],row['alive_stem']) if row['alive_kind'] and head and alive(head) else (row['kind'],row['stem'])
+        first,*rest = stem.split()
+        tag = {'i':'ADJ','na':'ADJ','no':'NOUN','te':'VERB'}[kind]
+        return kind, [Word(first, tag, concept, cell, slot), *[Word(o, 'SCONJ' if o in 'てで' else 'AUX', slot=slot) for o in rest]]
     def np(self, o:NP, slot):
         if o.head in self.lex['names']: return [Word(self.cell('names', o.head, 'form'), 'PROPN', o.head, 'form', slot)]
         res = [Word(self.cell('nouns', o.head, 'form'), 'NOUN', o.head, o.number, slot)]
         if not o.adj: return res
-        kind,stem = self.stem(o.adj, 'attr', slot)
+        kind,stem = self.stem(o.adj, 'attr', slot, o.head)
         if kind=='i': stem[-1] = stem[-1]._replace(form=stem[-1].form+'い')
-        return stem+{'i':[], 'na':[self.w('na', slot, '')], 'no':[self.w('no', slot, '')], 'te':[Word('いる','VERB',slot=slot)]}[kind]+res
+        return stem+{'i':[], 'na':[self.w('na', slot, '')], 'no':[self.w('no', slot, '')], 'te':[Word('いる','AUX',slot=slot)]}[kind]+res
     def manner(self, e): return _words(self.cell('adverbs', e.manner, 'phrase'), self.cell('adverbs', e.manner, 'tags'), e.manner, 'form')
     def verb(self, e):
         if e.verb!='be': return _words(self.cell('verbs', e.verb, 'stem'), self.cell('verbs', e.verb, 'tags'), e.verb, e.tense)+self.aux(_VERB[e.tense,e.neg])
@@ -212,9 +217,10 @@ class Japanese(Realiser):
         gov = self.lex['verbs'][e.verb]['gov'] if e.verb!='be' else ''
         def part(slot, particle):
             if not getattr(e, slot): return []
-            name = {'を':'object','に':'dative','と':'and'}.get(particle, particle)
+            made = [self.w('no', '', '')._replace(tag='ADP'), self.w('voice' if alive(getattr(e, slot).head) else 'sound', '', '')] if particle=='音' else []
+            name = {'を':'object','音':'object','に':'dative','と':'and'}.get(particle, particle)
             wh = {'whom':'who','to_whom':'who'}.get(self.wh(e, ask), self.wh(e, ask)) if slot==ask else ''
-            return ([self.w(wh, '', {'agent':'who'}.get(slot, wh))] if wh else self.np(getattr(e, slot), slot))+[self.w(name, '', '')._replace(tag='ADP')]
+            return ([self.w(wh, '', {'agent':'who'}.get(slot, wh))] if wh else self.np(getattr(e, slot), slot))+made+[self.w(name, '', '')._replace(tag='ADP')]
         time = [self.w('when')] if ask=='time' else self.time(e) if e.time else []
         agent = part('agent', 'subject' if ask=='agent' else 'topic')
         rest = part('place','place')+part('recipient','dative')+part('patient', gov)+(self.manner(e) if e.manner else [])+self.verb(e)

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['BUILT', 'CELL_KEYS', 'PHASES', 'Intermediate', 'intermediate', 'setting_names', 'Cell', 'recipe', 'Stage',
-           'device_kind', 'data_print', 'start_print', 'stages', 'pretraining', 'load_encoder', 'train_stage',
+           'device_kind', 'data_print', 'start_print', 'stages', 'pretraining', 'load_encoder', 'tokens', 'train_stage',
            'run_stage', 'describe', 'circumstances', 'prediction_key', 'score_key', 'layer_of', 'predict_cell',
            'run_cell', 'score_cell']
 
-# %% ../nbs/31_stages.ipynb #9a3bf97a
+# %% ../nbs/31_stages.ipynb #959241c9
 import json,platform,time
 from dataclasses import asdict,dataclass,field,replace
 from functools import lru_cache
@@ -16,12 +16,12 @@ from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from .config import ORIGINS,choose,unknown
-from .data import fingerprint,langs,split_note,test_rows,train_rows
+from .data import langs,row_print,source_print,split_note,test_rows,train_rows
 from .languages import languages
 from .metrics import metrics,score
 from .models import model
 from .pretraining import SHAPE_KEYS,Shape
-from .store import check_sealed,key,lock,place,read_json,seal,whole_folder,write_json
+from .store import VERSIONS,check_sealed,key,lock,place,read_json,seal,whole_folder,write_json
 from .tasks import same_data,tasks
 from .training import RECIPE_KEYS,Recipe
 
@@ -129,12 +129,12 @@ class Stage:
     @property
     def key(self)->str: return _stage_key(self)
 
-# %% ../nbs/31_stages.ipynb #60f3a9ec
+# %% ../nbs/31_stages.ipynb #25d85266
 @lru_cache(maxsize=None)
 def _stage_key(s):
     facts = dict(tasks=s.tasks, data=s.data, seed=s.seed, recipe={k: v for k,v in asdict(s.recipe).items() if k!='checkpoint_steps'}, device=device_kind(),
-        rows=[data_print(s.data, o, s.recipe.train_limit) for o in s.tasks], parent=s.parent.key if s.parent else start_print(s.model))
-    return key(s.kind, s.name, **facts, random=s.model.startswith('random:') and s.kind!='pretrain', shape=asdict(s.shape) if s.shape else None)
+        rows=[data_print(s.data, o, s.recipe.train_limit) for o in s.tasks] or [source_print(s.data, 'text')], parent=s.parent.key if s.parent else None if s.kind=='pretrain' else start_print(s.model))
+    return key(s.kind, s.name, **facts, random=s.model.startswith('random:') and s.kind!='pretrain', tokens=VERSIONS['tokens'], shape=asdict(s.shape) if s.shape else None)
 
 def device_kind()->str:
     "What digits depend on: cpu, or the GPU's name"
@@ -144,7 +144,7 @@ def device_kind()->str:
 @lru_cache(maxsize=None)
 def data_print(origin, task, limit, split='train', lang='en')->str:
     "The fingerprint of the rows a node uses"
-    return fingerprint(train_rows(origin, task, limit) if split=='train' else test_rows(origin, task, lang, limit, split))
+    return row_print(origin, task, split, lang, limit)
 
 @lru_cache(maxsize=None)
 def start_print(name)->str:
@@ -194,13 +194,31 @@ def load_encoder(stage:'Stage|None', name:str, dropout:float=0.):
     path = folder_of(m)
     return backbone(path, dropout, random=0 if name.startswith('random:') else None), AutoTokenizer.from_pretrained(path)
 
-# %% ../nbs/31_stages.ipynb #b187094c
+# %% ../nbs/31_stages.ipynb #ad3fd118
+def tokens(
+    tok, task:str,
+    rows,            # called for the rows where the store does not have them
+    prints,          # their fingerprint
+    recipe:Recipe,   # max_length and reset_positions count
+):                   # `tokens.Encoded`
+    "Rows as ids, from the store or put there"
+    import hashlib
+    from xstilts.tokens import Encoded,encode
+    vocabulary = hashlib.blake2b(tok.backend_tokenizer.to_str().encode(), digest_size=8).hexdigest()
+    k = key('tokens', task, rows=prints, tokenizer=vocabulary, max_length=recipe.max_length, reset=recipe.reset_positions)
+    at = place('tokens', k)
+    if not at.exists():
+        with lock(k):
+            if not at.exists():
+                with whole_folder(at) as d: encode(tok, rows(), tasks[task], recipe.max_length, recipe.reset_positions).save(d)
+    return Encoded.load(at)
+
+# %% ../nbs/31_stages.ipynb #21933897
 def train_stage(stage:Stage, folder:Path, report=None):
     "Train; the network, the tokenizer and the log"
     import torch
     from xstilts.heads import Net,first_position
     from xstilts.pretraining import pretrain
-    from xstilts.tokens import encode
     from xstilts.training import TaskFeed,train
     r = stage.recipe
     torch.set_num_threads(r.threads)
@@ -209,7 +227,7 @@ def train_stage(stage:Stage, folder:Path, report=None):
     torch.manual_seed(stage.seed)
     net = Net(encoder, [tasks[o] for o in stage.tasks], dropout=r.dropout)
     if torch.cuda.is_available(): net = net.cuda()
-    sets = {o: encode(tok, train_rows(stage.data, o, r.train_limit), tasks[o], r.max_length, r.reset_positions) for o in stage.tasks}
+    sets = {o: tokens(tok, o, lambda: train_rows(stage.data, o, r.train_limit), data_print(stage.data, o, r.train_limit), r) for o in stage.tasks}
     groups = {o: len(train_rows(stage.data, o, 1)[0]['choices']) for o in stage.tasks if tasks[o].kind=='choice'}
     return net, tok, train(net, TaskFeed(sets, r, stage.seed, tok.pad_token_id, first_position(encoder), groups), r, stage.seed, folder, report)
 
@@ -244,12 +262,12 @@ def circumstances()->dict:
     "Recorded with every result, part of no key"
     return dict(versions={o: version(o) for o in ('xstilts','torch','transformers','tokenizers','datasets','numpy')}, python=platform.python_version(), hardware=device_kind() if device_kind()!='cpu' else f'{platform.machine()} cpu')
 
-# %% ../nbs/31_stages.ipynb #c85f289c
+# %% ../nbs/31_stages.ipynb #cbc32a4e
 def prediction_key(cell:Cell)->str:
     "Under which predictions are found"
     s = stages(cell)
     rows = [data_print(cell.data, cell.target, cell.settings.get('eval_limit', 0), 'test', l) for l in cell.langs]
-    return key('prediction', cell.name, target=cell.target, parent=s[-1].key if s else start_print(cell.model), rows=rows, langs=cell.langs, layer=layer_of(cell), device=device_kind())
+    return key('prediction', cell.name, target=cell.target, parent=s[-1].key if s else start_print(cell.model), rows=rows, langs=cell.langs, layer=layer_of(cell), tokens=VERSIONS['tokens'], device=device_kind())
 
 def score_key(cell:Cell)->str:
     "Under which scores are found"
@@ -262,7 +280,7 @@ def layer_of(cell:Cell)->int|None:
     if res is None: raise ValueError(f"model {cell.model} has no retrieval layer in its row: give `layer`, chosen on development data")
     return res
 
-# %% ../nbs/31_stages.ipynb #94ed7028
+# %% ../nbs/31_stages.ipynb #41600f9c
 def predict_cell(cell:Cell)->list[dict]:
     "Predictions of all languages of a cell from one loaded model"
     import torch
@@ -277,7 +295,9 @@ def predict_cell(cell:Cell)->list[dict]:
     if not t.trained: return _retrieve(cell, encoder, tok, limit)
     net = Net(encoder, [t]).to(encoder.device)
     net.heads.load_state_dict(load_file(place('models', s[-1].key)/'heads.safetensors'))
-    return predict(net, tok, t, [o for l in cell.langs for o in test_rows(cell.data, cell.target, l, limit)], r.max_length, r.reset_positions)
+    rows = [o for l in cell.langs for o in test_rows(cell.data, cell.target, l, limit)]
+    prints = [data_print(cell.data, cell.target, limit, 'test', l) for l in cell.langs]
+    return predict(net, tok, t, rows, enc=tokens(tok, cell.target, lambda: rows, prints, r))
 
 # %% ../nbs/31_stages.ipynb #e6c52afd
 def _retrieve(cell, encoder, tok, limit):

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['VERSIONS', 'ROOMS', 'key', 'place', 'write_json', 'read_json', 'whole_folder', 'seal', 'check_sealed', 'lock']
 
-# %% ../nbs/30_store.ipynb #525bdcc9
+# %% ../nbs/30_store.ipynb #7390a291
 import hashlib,json,os,re,shutil
 from contextlib import contextmanager
 from pathlib import Path
 from .config import settings
 
-# %% ../nbs/30_store.ipynb #03b6ecb1
-VERSIONS = dict(pretrain=1, intermediate=1, target=1, prediction=1, score=1)  # of what a node's code computes; a change of digits is a new version
+# %% ../nbs/30_store.ipynb #c8ffac48
+VERSIONS = dict(tokens=1, pretrain=1, intermediate=1, target=1, prediction=1, score=1)  # of what a node's code computes; a change of digits is a new version
 
 def key(
     kind:str,    # one of `VERSIONS`
