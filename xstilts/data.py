@@ -99,7 +99,7 @@ def _folder_print(folder):
     at = sorted((str(o.relative_to(folder)), o.stat().st_size, o.stat().st_mtime_ns) for o in folder.rglob('*') if o.is_file())
     return hashlib.blake2b(repr(at).encode(), digest_size=4).hexdigest()
 
-# %% ../nbs/07_data.ipynb #4c316fd3
+# %% ../nbs/07_data.ipynb #95b07f86
 def _once(path, make):
     "A Parquet file of the store, made if it is not there"
     import pyarrow as pa, pyarrow.parquet as pq
@@ -130,9 +130,11 @@ def load(
     choose(f'language of {task}', lang, langs(origin, task)+(('en',) if 'en' not in langs(origin, task) else ()))
     if origin!='mini' and row.refused: raise ValueError(f"{task} cannot be loaded from {origin}: {row.refused}")
     if origin=='hub': return tuple(dict(o, lang=lang, split=split) for o in _real(origin, task, split, lang))[:limit or None]
-    make = lambda: mini.rows(task, split, lang) if origin=='mini' else [dict(o, lang=lang, split=split) for o in _real(origin, task, split, lang)]
+    part = limit if origin=='mini' and row.kind!='retrieval' else 0  # the miniature makes no more than is asked for
+    make = lambda: mini.rows(task, split, lang, limit=part) if origin=='mini' else [dict(o, lang=lang, split=split) for o in _real(origin, task, split, lang)]
     if origin=='mirror': _repository(origin, WHERE[task][0])
-    return tuple(_first(_once(settings().artifacts_path/'rows'/f'{origin}.{task}.{split}.{lang}.{source_print(origin, task)}.parquet', make), limit))
+    name = f'{origin}.{task}.{split}.{lang}.{source_print(origin, task)}'+(f'.{part}' if part else '')
+    return tuple(_first(_once(settings().artifacts_path/'rows'/f'{name}.parquet', make), limit))
 
 # %% ../nbs/07_data.ipynb #c6c3f201
 def langs(origin:str, task:str)->tuple[str,...]:

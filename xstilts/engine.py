@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRELOAD', 'serve_kernel', 'can_fork', 'start_forked', 'execute', 'collect', 'done', 'failure', 'run_node',
-           'next_ready', 'run']
+           'next_ready', 'phase', 'time_left', 'run']
 
-# %% ../nbs/33_engine.ipynb #91aa95d4
+# %% ../nbs/33_engine.ipynb #b133daa7
 import asyncio,multiprocessing,os,sys,threading,time,traceback
 from pathlib import Path
 from .config import settings
@@ -169,7 +169,23 @@ def next_ready(nodes, todo, running, errors)->str|None:
     waits = lambda o: any(p in todo and not (o.kind=='report' and p in errors) for p in o.parents)
     return next((k for k,o in todo.items() if k not in running and k not in errors and not waits(o)), None)
 
-# %% ../nbs/33_engine.ipynb #ba7dae0e
+# %% ../nbs/33_engine.ipynb #db672d62
+def phase(key:str)->str:
+    "What kind of work a key stands for: pretrain, intermediate, target, score or report"
+    return key.split('-')[0]
+
+def time_left(
+    todo,            # keys
+    took:dict,       # phase -> seconds of what is finished
+    jobs:int,
+)->float:            # seconds, 0 if nothing can be said
+    "How long the rest takes if each phase goes on as it did; a phase that was not met yet is taken for an average of the short ones"
+    mean = {k: sum(v)/len(v) for k,v in took.items()}
+    short = [v for k,v in mean.items() if k!='pretrain']
+    if not short: return 0.
+    return sum(mean.get(phase(o), sum(short)/len(short)) for o in todo)/jobs
+
+# %% ../nbs/33_engine.ipynb #05107c1d
 def run(
     nodes:dict[str,Node],
     jobs:int=0,             # notebooks at a time; 0 for one per core
@@ -181,7 +197,7 @@ def run(
     os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
     todo = {k: o for k,o in nodes.items() if not done(o)}
     say(f"{len(nodes)} nodes, {len(nodes)-len(todo)} done, {len(todo)} to run, {jobs} at a time")
-    errors,running,finished,cond,began = {},set(),0,threading.Condition(),time.monotonic()
+    errors,running,finished,cond,took = {},set(),0,threading.Condition(),{}
     def ready(): return next_ready(nodes, todo, running, errors)
     def work():
         nonlocal finished
@@ -199,8 +215,9 @@ def run(
                 finished += 1
                 if error: errors[k] = error
                 else: del todo[k]
-                left = (time.monotonic()-began)/finished*(len(todo)-len(errors))
-                say(f"[{finished}] {'FAILED ' if error else ''}{nodes[k].kind} {nodes[k].title}: {error or f'{time.monotonic()-t:.1f} s'}{f', about {left:.0f} s left' if left>5 else ''}")
+                took.setdefault(phase(k), []).append(time.monotonic()-t)
+                left = time_left([o for o in todo if o not in errors], took, jobs)
+                say(f"[{finished}] {'FAILED ' if error else ''}{nodes[k].kind} {nodes[k].title}: {error or f'{took[phase(k)][-1]:.1f} s'}{f', about {left:.0f} s left' if left>5 else ''}")
                 cond.notify_all()
     threads = [threading.Thread(target=work, daemon=True) for _ in range(min(jobs, max(1, len(todo))))]
     for o in threads: o.start()

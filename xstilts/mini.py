@@ -162,8 +162,8 @@ def pools(
         alone.append(e)
     return gold+tuple(alone[:n_alone]), gold+tuple(alone[n_alone:])
 
-# %% ../nbs/06_mini.ipynb #a27e5775
-SIZES = dict(mnli=dict(train=4500, dev=600), xnli=dict(dev=600, test=1002), squad_v1=dict(train=6000, dev=600), xquad=dict(test=1000),
+# %% ../nbs/06_mini.ipynb #b849529d
+SIZES = dict(mnli=dict(train=21_000, dev=600), xnli=dict(dev=600, test=1002), squad_v1=dict(train=6000, dev=600), xquad=dict(test=1000),
     udpos=dict(train=3000, dev=500, test=1000), tatoeba=dict(dev=500, test=1000), bucc2018=dict(dev=400, test=1000), text=dict(train=20_000))
 
 def _pairs(lang, split, n, seed):
@@ -223,16 +223,18 @@ def say_document(lang:str, doc)->list[Word]:
     "The words of a document"
     return [w for e,ask,only in doc for w in say(lang, e, ask) if not only or w.slot==only or w.concept=='stop']
 
-# %% ../nbs/06_mini.ipynb #e872f7fb
+# %% ../nbs/06_mini.ipynb #9e5a4d21
 def rows(
     task:str,      # a task of `MAKERS`
     split:str,
     lang:str='en',
     seed:int=0,    # of the world
+    limit:int=0,   # make only so many from the front, 0 for all; not for retrieval, where all compete
 )->list[dict]:     # with id, lang, cluster, split and the columns of the task's kind
-    "All rows of a task of the miniature world in one split and language"
+    "Rows of a task of the miniature world in one split and language"
     choose('task of the miniature world', task, MAKERS)
     choose('language of the miniature world', lang, LANGS)
     choose(f'split of {task} in the miniature world', split, SIZES[task])
-    made = MAKERS[task](lang, split, SIZES[task][split], seed)
+    n = SIZES[task][split]
+    made = MAKERS[task](lang, split, min(n, limit or n), seed)
     return [dict(o, id=f"{task}-{split}-{o.get('id', i)}", lang=lang, split=split, **({'gold_id':o['gold_id'] and f"{task}-{split}-{o['gold_id']}"} if 'gold_id' in o else {})) for i,o in enumerate(made)]

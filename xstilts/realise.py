@@ -54,14 +54,14 @@ def fronted(e:Event, lang:str)->bool:
     "Does the time stand first? A third of the sentences of each language, always the same ones"
     return bool(e.time) and zlib.crc32(f'{lang}{e}'.encode())%3==0
 
-# %% ../nbs/05_realise.ipynb #4f58c62f
+# %% ../nbs/05_realise.ipynb #4d3cbdbf
 class Realiser:
     "What all languages share: look-ups, names, times, the question word"
     lang,joint = '',' '
     def __init__(self): self.lex = lexicon(self.lang)
-    def w(self, name, slot='', concept=None):
+    def w(self, name, slot=''):
         row = self.lex['words'][name]
-        return Word(row['form'], row['tag'], name if concept is None else concept, 'form', slot)
+        return Word(row['form'], row['tag'], row['entry'].split()[0] if row['entry'] else '', 'form', slot)
     def cell(self, pos, concept, name): return self.lex[pos][concept][name]
     def time(self, e):
         row = self.lex['times'][e.time]
@@ -73,7 +73,7 @@ class Realiser:
         return {'place':'where','time':'when','recipient':'to_whom','agent':'who' if person else 'what'}.get(ask, 'whom' if person else 'what')
     def end(self, ask): return [self.w('ask' if ask else 'stop')._replace(glue=True)]
 
-# %% ../nbs/05_realise.ipynb #71e9cdac
+# %% ../nbs/05_realise.ipynb #980154c5
 VOWELS = tuple('aeiou')
 
 class English(Realiser):
@@ -83,25 +83,25 @@ class English(Realiser):
         res = [Word(self.cell('adjectives', o.adj, 'form'), 'ADJ', o.adj, 'attr', slot)] if o.adj else []
         res.append(Word(self.cell('nouns', o.head, o.number), 'NOUN', o.head, o.number, slot))
         art = 'the' if o.definite else '' if o.number=='pl' or 'mass' in noun(o.head).traits else 'an' if res[0].form.startswith(VOWELS) else 'a'
-        return [self.w(art, slot, ''), *res] if art else res
+        return [self.w(art, slot), *res] if art else res
     def place(self, o): return [self.w(self.cell('nouns', o.head, 'loc'), 'place'), *self.np(o, 'place')]
     def verb(self, e, ask):
         "What stands before the subject of a question, and what after it"
         no,do = [self.w('not')]*e.neg, bool(ask) and ask!='agent'
         if e.verb=='be':
-            be = self.w('will' if e.tense=='future' else 'were' if e.agent.number=='pl' and ask!='agent' else 'was', '', '')
-            return [be], no+[self.w('be', '', '')]*(e.tense=='future')+[Word(self.cell('adjectives', e.pred, 'form'), 'ADJ', e.pred, 'pred')]
+            be = self.w('will' if e.tense=='future' else 'were' if e.agent.number=='pl' and ask!='agent' else 'was')
+            return [be], no+[self.w('be')]*(e.tense=='future')+[Word(self.cell('adjectives', e.pred, 'form'), 'ADJ', e.pred, 'pred')]
         plain = e.tense=='past' and not e.neg and not do
         v = Word(self.cell('verbs', e.verb, 'past' if plain else 'base'), 'VERB', e.verb, e.tense)
-        return [] if plain else [self.w('will' if e.tense=='future' else 'did', '', '')], no+[v]
+        return [] if plain else [self.w('will' if e.tense=='future' else 'did')], no+[v]
     def sentence(self, e:Event, ask=''):
         aux,verb = self.verb(e, ask)
         get = lambda slot, f, *a: f(*a) if getattr(e, slot) and slot!=ask else []
         agent = get('agent', self.np, e.agent, 'agent')
-        tail = get('patient', self.np, e.patient, 'patient')+get('recipient', lambda: [self.w('to', 'recipient', ''), *self.np(e.recipient, 'recipient')])
+        tail = get('patient', self.np, e.patient, 'patient')+get('recipient', lambda: [self.w('to', 'recipient'), *self.np(e.recipient, 'recipient')])
         tail += get('manner', self.manner, e)+get('place', self.place, e.place)
         time = get('time', self.time, e)
-        if ask: head = ([self.w('to', '', '')] if ask=='recipient' else [])+[self.w('whom' if ask=='recipient' else self.wh(e, ask))]
+        if ask: head = ([self.w('to')] if ask=='recipient' else [])+[self.w('whom' if ask=='recipient' else self.wh(e, ask))]
         body = head+aux+agent+verb+tail+time if ask else time+agent+aux+verb+tail if fronted(e, 'en') else agent+aux+verb+tail+time
         return body+self.end(ask)
 
@@ -112,7 +112,7 @@ _WEAK = dict(nom='e e e en', acc='en e e en', dat='en en en en')
 _MIXED = dict(nom='er e es en', acc='en e es en', dat='en en en en')
 _STRONG = dict(nom='er e es e', acc='en e es e', dat='em er em en')
 
-# %% ../nbs/05_realise.ipynb #cfb2adc7
+# %% ../nbs/05_realise.ipynb #f5089afc
 class German(Realiser):
     lang = 'de'
     def np(self, o:NP, slot, case, kein=False):
@@ -139,14 +139,14 @@ class German(Realiser):
         rest = [self.w('not')]*(e.neg and not kein)+get('manner', self.manner, e)+get('place', self.place, e.place)
         if e.verb=='be': verb,tail = (self.w('was' if n=='sg' else 'were').form, Word(self.cell('adjectives', e.pred, 'pred'), 'ADJ', e.pred, 'pred'))
         else: verb,tail = self.cell('verbs', e.verb, f'past_{n}'), Word(self.cell('verbs', e.verb, 'inf'), 'VERB', e.verb, 'future')
-        if e.tense=='future': v,close = self.w(f'will_{n}', '', ''), [tail]+[self.w('be', '', '')]*(e.verb=='be')
-        else: v,close = (Word(verb, 'AUX'), [tail]) if e.verb=='be' else (Word(verb, 'VERB', e.verb, 'past'), [])
+        if e.tense=='future': v,close = self.w(f'will_{n}'), [tail]+[self.w('be')]*(e.verb=='be')
+        else: v,close = (Word(verb, 'AUX', 'was', 'form'), [tail]) if e.verb=='be' else (Word(verb, 'VERB', e.verb, 'past'), [])
         wh = 'to_whom' if ask=='patient' and gov=='dat' else self.wh(e, ask) if ask else ''
         if ask: body = [self.w(wh), v, *agent, *time, *objects, *rest]
         else: body = [*time, v, *agent, *objects, *rest] if fronted(e, 'de') else [*agent, v, *time, *objects, *rest]
         return body+close+self.end(ask)
 
-# %% ../nbs/05_realise.ipynb #72ebd47b
+# %% ../nbs/05_realise.ipynb #42c00bc3
 class Russian(Realiser):
     lang = 'ru'
     def adj(self, o, row, case):
@@ -165,7 +165,7 @@ class Russian(Realiser):
         g = 'pl' if e.agent.number=='pl' else self.lex['names' if e.agent.head in self.lex['names'] else 'nouns'][e.agent.head]['gender']
         if ask=='agent': g = 'm' if self.wh(e, ask)=='who' else 'n'
         n = 'pl' if g=='pl' else 'sg'
-        if e.verb=='be': return no+[self.w(f'was_{g}' if e.tense=='past' else f"will_{'pl' if n=='pl' else 'sg'}", '', ''), Word(self.cell('adjectives', e.pred, f'pred_{g}'), 'ADJ', e.pred, 'pred')]
+        if e.verb=='be': return no+[self.w(f'was_{g}' if e.tense=='past' else f"will_{'pl' if n=='pl' else 'sg'}"), Word(self.cell('adjectives', e.pred, f'pred_{g}'), 'ADJ', e.pred, 'pred')]
         *aux,form = self.cell('verbs', e.verb, f'past_{g}' if e.tense=='past' else f'fut_{n}').split()
         return no+[Word(o, 'AUX') for o in aux]+[Word(form, 'VERB', e.verb, e.tense)]
     def sentence(self, e:Event, ask=''):
@@ -183,14 +183,14 @@ _TE_PAST,_TE_NO = 'masu_past ta', 'mase n desu_past ta'
 _VERB = {('past',False):'masu_past ta', ('past',True):'mase n desu_past ta', ('future',False):'masu', ('future',True):'mase n'}
 _NOUN = {('past',False):'desu_past ta', ('past',True):'de wa ari mase n desu_past ta', ('future',False):'desu', ('future',True):'de wa ari mase n'}
 
-# %% ../nbs/05_realise.ipynb #d2e4ac29
+# %% ../nbs/05_realise.ipynb #a3b463f7
 def alive(head:str)->bool:
     "A person or an animal?"
     return not {'person','animal'}.isdisjoint(noun(head).above)
 
 class Japanese(Realiser):
     lang,joint = 'ja',''
-    def aux(self, names): return [self.w(o, '', 'not' if o in ('n','nai','ku_na') else '') for o in names.split()]
+    def aux(self, names): return [self.w(o) for o in names.split()]
     def stem(self, concept, cell, slot='', head=''):
         row = self.lex['adjectives'][concept]
         kind,stem = (row['alive_kind'],row['alive_stem']) if row['alive_kind'] and head and alive(head) else (row['kind'],row['stem'])
@@ -203,7 +203,7 @@ class Japanese(Realiser):
         if not o.adj: return res
         kind,stem = self.stem(o.adj, 'attr', slot, o.head)
         if kind=='i': stem[-1] = stem[-1]._replace(form=stem[-1].form+'い')
-        return stem+{'i':[], 'na':[self.w('na', slot, '')], 'no':[self.w('no', slot, '')], 'te':[Word('いる','AUX',slot=slot)]}[kind]+res
+        return stem+{'i':[], 'na':[self.w('na', slot)], 'no':[self.w('no', slot)], 'te':[Word('いる','AUX',slot=slot)]}[kind]+res
     def manner(self, e): return _words(self.cell('adverbs', e.manner, 'phrase'), self.cell('adverbs', e.manner, 'tags'), e.manner, 'form')
     def verb(self, e):
         if e.verb!='be': return _words(self.cell('verbs', e.verb, 'stem'), self.cell('verbs', e.verb, 'tags'), e.verb, e.tense)+self.aux(_VERB[e.tense,e.neg])
@@ -217,15 +217,15 @@ class Japanese(Realiser):
         gov = self.lex['verbs'][e.verb]['gov'] if e.verb!='be' else ''
         def part(slot, particle):
             if not getattr(e, slot): return []
-            made = [self.w('no', '', '')._replace(tag='ADP'), self.w('voice' if alive(getattr(e, slot).head) else 'sound', '', '')] if particle=='音' else []
+            made = [self.w('no')._replace(tag='ADP'), self.w('voice' if alive(getattr(e, slot).head) else 'sound')] if particle=='音' else []
             name = {'を':'object','音':'object','に':'dative','と':'and'}.get(particle, particle)
             wh = {'whom':'who','to_whom':'who'}.get(self.wh(e, ask), self.wh(e, ask)) if slot==ask else ''
-            return ([self.w(wh, '', {'agent':'who'}.get(slot, wh))] if wh else self.np(getattr(e, slot), slot))+made+[self.w(name, '', '')._replace(tag='ADP')]
+            return ([self.w(wh)] if wh else self.np(getattr(e, slot), slot))+made+[self.w(name)._replace(tag='ADP')]
         time = [self.w('when')] if ask=='time' else self.time(e) if e.time else []
         agent = part('agent', 'subject' if ask=='agent' else 'topic')
         rest = part('place','place')+part('recipient','dative')+part('patient', gov)+(self.manner(e) if e.manner else [])+self.verb(e)
         body = time+agent+rest if fronted(e, 'ja') or not time else agent+time+rest
-        return body+([self.w('ka', '', '')] if ask else [])+[self.w('stop')._replace(glue=True)]
+        return body+([self.w('ka')] if ask else [])+[self.w('stop')._replace(glue=True)]
 
 # %% ../nbs/05_realise.ipynb #ab54d7e6
 LANGS = ('en','de','ru','ja')  # English first: the language of training data
@@ -253,7 +253,7 @@ def text(
     joint = realiser(lang).joint
     return ''.join(('' if o.glue or not i else joint)+o.form for i,o in enumerate(words))
 
-# %% ../nbs/05_realise.ipynb #184ebf51
+# %% ../nbs/05_realise.ipynb #5cf658e9
 @lru_cache(maxsize=None)
 def entry(
     lang:str, concept:str,
@@ -261,7 +261,9 @@ def entry(
 )->str|None:     # None where the language has no such word
     "The dictionary form of a concept"
     lex = lexicon(lang)
-    pos = next((o for o in FILES if concept in lex[o]), None)
+    row = next((o for o in lex['words'].values() if concept in o['entry'].split()), None)
+    if row: return row['form']
+    pos = next((o for o in POS if concept in lex[o]), None)
     if pos is None: return None
     row = lex[pos][concept]
     keys = {'past':('past','past_sg','past_m','stem'), 'future':('base','inf','fut_sg','stem'), 'sg':('sg','nom','form'), 'pl':('pl','nom_pl','sg','nom','form'),

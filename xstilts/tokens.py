@@ -6,7 +6,7 @@
 __all__ = ['SPECIALS', 'ENCODERS', 'train_tokenizer', 'Encoded', 'flat', 'encode_pair', 'encode_choice', 'encode_plain',
            'encode_tags', 'encode_span', 'encode']
 
-# %% ../nbs/10_tokens.ipynb #4c6d2c14
+# %% ../nbs/10_tokens.ipynb #01595013
 from dataclasses import dataclass,field
 from pathlib import Path
 import numpy as np
@@ -106,7 +106,7 @@ def encode_plain(tok, rows, task:Task=None, max_length:int=512, reset:bool=False
     s,e = tok.cls_token_id,tok.sep_token_id
     return flat([[s, *o[:max_length-2], e] for o in _pieces(tok, [o['text'] for o in rows])])
 
-# %% ../nbs/10_tokens.ipynb #543b9fb2
+# %% ../nbs/10_tokens.ipynb #14666115
 def encode_tags(tok, rows, task:Task, max_length:int, reset:bool=False)->Encoded:
     "Words and their classes"
     ix,unk = {o:i for i,o in enumerate(task.labels)}, tok.unk_token_id
@@ -125,7 +125,7 @@ def encode_tags(tok, rows, task:Task, max_length:int, reset:bool=False)->Encoded
             row.append(i)
     return flat(ids, row=row, y=dict(labels=np.array(labels, np.int64)))
 
-# %% ../nbs/10_tokens.ipynb #83199af3
+# %% ../nbs/10_tokens.ipynb #2cd15881
 def encode_span(tok, rows, task:Task=None, max_length:int=384, reset:bool=False, stride:int=128, max_question:int=64)->Encoded:
     "Questions over windows of their contexts (run_squad.py of XTREME: stride 128, question 64)"
     q = [o[:max_question] for o in _pieces(tok, [o['question'] for o in rows])]
@@ -135,7 +135,8 @@ def encode_span(tok, rows, task:Task=None, max_length:int=384, reset:bool=False,
         answer = o['answers']
         a = (answer['start'][0], answer['start'][0]+len(answer['text'][0])) if answer['text'] else None
         room = max_length-len(qi)-4
-        for at in range(0, max(1, len(ci)-room+stride) if len(ci)>room else 1, max(1, room-stride)):
+        step = min(room, stride)
+        for at in range(0, max(1, len(ci)-room+step), step):
             part,where = ci[at:at+room], off[at:at+room]
             x,n = _join(tok, qi, part, max_length)
             inside = [j for j,(b,e) in enumerate(where) if a and b<a[1] and e>a[0]]
