@@ -338,6 +338,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'xstilts.study': { 'xstilts.study.Node': ('study.html#node', 'xstilts/study.py'),
                                'xstilts.study.Study': ('study.html#study', 'xstilts/study.py'),
                                'xstilts.study._check_values': ('study.html#_check_values', 'xstilts/study.py'),
+                               'xstilts.study._from_root': ('study.html#_from_root', 'xstilts/study.py'),
                                'xstilts.study._params': ('study.html#_params', 'xstilts/study.py'),
                                'xstilts.study.cells': ('study.html#cells', 'xstilts/study.py'),
                                'xstilts.study.check': ('study.html#check', 'xstilts/study.py'),

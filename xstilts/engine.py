@@ -117,7 +117,7 @@ def execute(
     finally:
         if tmp.exists(): os.replace(tmp, to)
 
-# %% ../nbs/33_engine.ipynb #f5c1936a
+# %% ../nbs/33_engine.ipynb #391993b9
 def collect(nodes:dict[str,Node], whole:bool=True)->Path|None:
     "Copy the executed notebooks of a study to reports/<study>/; a report without its missing cells is not marked as done"
     import shutil
@@ -130,7 +130,7 @@ def collect(nodes:dict[str,Node], whole:bool=True)->Path|None:
     for k,o in nodes.items():
         f = place('notebooks', k+'.ipynb')
         if f.exists(): shutil.copyfile(f, new/'report.ipynb' if o.kind=='report' else new/f'{o.kind}s'/f'{k}.ipynb')
-    shutil.copyfile(last.params['study'], new/'study.yaml')
+    shutil.copyfile(settings().root/last.params['study'], new/'study.yaml')
     if whole: (new/last.result.name).touch()
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(new, folder)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REQUIRED', 'AXES', 'Study', 'read_lines', 'check', 'load_study', 'cells', 'floors', 'Node', 'plan']
 
-# %% ../nbs/32_study.ipynb #77a7bbe0
+# %% ../nbs/32_study.ipynb #0489e1d6
 import itertools
 from dataclasses import dataclass,replace
 from pathlib import Path
@@ -45,7 +45,7 @@ def read_lines(path:Path)->tuple[dict,dict,list[str]]:
         vals[name],lines[name] = make.construct_object(v, deep=True), line
     return vals, lines, errors
 
-# %% ../nbs/32_study.ipynb #e3a0ba4f
+# %% ../nbs/32_study.ipynb #c5927fc6
 def check(
     path:Path|str,
 )->list[str]:      # one sentence per mistake, with its line; empty if the file is sound
@@ -118,7 +118,7 @@ def floors(study:Study)->list[Cell]:
         if o.intermediate=='none' and o.seed==study.axes['seed'][0] and not o.model.startswith('random:'): seen[f'{o.model} {o.target} {o.settings}'] = replace(o, model=f'random:{o.model}')
     return list(seen.values())
 
-# %% ../nbs/32_study.ipynb #f9238296
+# %% ../nbs/32_study.ipynb #ad82f724
 @dataclass(frozen=True, kw_only=True)
 class Node:
     "One notebook to execute"
@@ -131,6 +131,11 @@ class Node:
     result:Path            # exists when the node's work is in the store
 
 def _params(c:Cell): return dict(model=c.model, intermediate=c.intermediate, target=c.target, seed=c.seed, data=c.data, settings=dict(c.settings))
+
+def _from_root(path):
+    "A path as a report shows it: from the checkout's folder where it is inside"
+    path,root = path.resolve(),settings().root.resolve()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 def plan(study:Study)->dict[str,Node]:
     "The nodes of a study by key, parents first; equal trainings are one node"
@@ -145,6 +150,6 @@ def plan(study:Study)->dict[str,Node]:
         base = [score_key(c.baseline)] if c.intermediate!='none' else []
         res[k] = Node(kind='cell', key=k, title=c.name, notebook='51_cell', params=MappingProxyType(_params(c)), parents=(*parents, *base), result=place('scores', k+'.json'))
     last = key('score', f'report {study.name}', cells=sorted(res), report=study.report).replace('score-', '', 1)
-    res[last] = Node(kind='report', key=last, title=f'report of {study.name}', notebook=study.report, params=MappingProxyType(dict(study=str(study.path.resolve()), make_missing=False)),
+    res[last] = Node(kind='report', key=last, title=f'report of {study.name}', notebook=study.report, params=MappingProxyType(dict(study=_from_root(study.path), make_missing=False)),
         parents=tuple(k for k,o in res.items() if o.kind=='cell'), result=settings().reports_path/study.name/f'.{last}')
     return res

@@ -1,0 +1,37 @@
+"""What the README says can be done, done."""
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+root = Path(__file__).parents[1]
+readme = (root/'README.md').read_text(encoding='utf-8')
+
+
+def test_ten_lines_run(tmp_path):
+    "The Python of the README prints a score and a gain per language."
+    code = re.search(r'```python\n(.+?)```', readme, re.S)[1]
+    env = dict(os.environ, XSTILTS_ARTIFACTS=str(tmp_path), OMP_NUM_THREADS='1')
+    res = subprocess.run([sys.executable, '-c', code], cwd=root, env=env, capture_output=True, text=True)
+    assert res.returncode==0, res.stderr
+    rows = [o.split() for o in res.stdout.splitlines()]
+    assert [o[0] for o in rows]==['en', 'de', 'ru', 'ja'], res.stdout
+    assert all(0<=float(o[1])<=100 and o[2][0] in '+-' for o in rows)
+
+
+def test_the_study_shown_is_sound(tmp_path):
+    "The YAML of the README passes every check, but for what is not here: the mirror."
+    from xstilts.study import check
+    f = tmp_path/'mine.yaml'
+    f.write_text(re.search(r'```yaml\n(.+?)```', readme, re.S)[1])
+    assert not check(f)
+
+
+def test_every_notebook_has_its_line():
+    for nb in (root/'nbs').glob('[0-9]*.ipynb'): assert f'(nbs/{nb.name})' in readme, nb.name
+
+
+def test_links_lead_somewhere():
+    for link in re.findall(r'\]\(([^)#]+)\)', readme):
+        if not link.startswith('http'): assert (root/link).exists(), link
