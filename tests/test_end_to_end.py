@@ -71,6 +71,26 @@ def test_encoder_is_above_its_floors(whole):
     assert mean('mini udpos none')>mean('random:mini udpos none')+5
 
 
+def test_one_cell_is_rendered_again(whole):
+    "`report` takes the key of a node too, and renews the copy in the rendered study."
+    key = next((whole/'reports'/'tiny'/'cells').glob('score-mini-none-udpos*')).stem
+    copy = whole/'reports'/'tiny'/'cells'/f'{key}.ipynb'
+    copy.write_text('stale')
+    res = subprocess.run([str(xstilts), 'report', key], cwd=root, env=at(whole), capture_output=True, text=True)
+    assert res.returncode==0, res.stderr
+    assert 'dataframe' in copy.read_text() or 'table' in copy.read_text()
+    res = subprocess.run([str(xstilts), 'report', 'score-nonsense'], cwd=root, env=at(whole), capture_output=True, text=True)
+    assert res.returncode==2 and 'score-nonsense' in res.stderr and 'Traceback' not in res.stderr
+
+
+@pytest.mark.parametrize('name', ['50_stage', '51_cell', '60_intermediate_tasks'])
+def test_template_runs_by_plain_papermill(name, whole, tmp_path):
+    "As JupyterLab runs it: from the folder of the notebooks, on a fresh kernel, with its own defaults; the study on one that is in the store."
+    params = ['-p', 'study', str(whole/'tiny.yaml')] if name[0]=='6' else []
+    res = subprocess.run([sys.executable, '-m', 'papermill', '-k', 'python3', f'{name}.ipynb', str(tmp_path/'out.ipynb'), *params], cwd=root/'nbs', env=at(whole), capture_output=True, text=True)
+    assert res.returncode==0, res.stderr[-2000:]
+
+
 def test_site(whole):
     "The site opens from disk and holds the report."
     res = subprocess.run([str(xstilts), 'publish', '--to', str(whole/'site')], cwd=root, env=at(whole), capture_output=True, text=True)

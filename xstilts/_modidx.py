@@ -11,6 +11,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'xstilts.claims.interpreted': ('claims.html#interpreted', 'xstilts/claims.py'),
                                 'xstilts.claims.origin_note': ('claims.html#origin_note', 'xstilts/claims.py')},
             'xstilts.cli': { 'xstilts.cli._nodes': ('cli.html#_nodes', 'xstilts/cli.py'),
+                             'xstilts.cli._report_node': ('cli.html#_report_node', 'xstilts/cli.py'),
+                             'xstilts.cli._report_study': ('cli.html#_report_study', 'xstilts/cli.py'),
                              'xstilts.cli.checkup': ('cli.html#checkup', 'xstilts/cli.py'),
                              'xstilts.cli.data_verb': ('cli.html#data_verb', 'xstilts/cli.py'),
                              'xstilts.cli.doctor_verb': ('cli.html#doctor_verb', 'xstilts/cli.py'),

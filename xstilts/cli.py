@@ -66,7 +66,7 @@ def logs_verb(args)->int:
     for o in found: print(f"{o.stem}: {read_json(o)['title']}\n{read_json(o)['trace']}")
     return 0
 
-# %% ../nbs/49_cli.ipynb #489f8b6c
+# %% ../nbs/49_cli.ipynb #634069e9
 def retry_verb(args)->int:
     "Run again what failed, and what waited for it"
     from xstilts.engine import failure
@@ -75,13 +75,36 @@ def retry_verb(args)->int:
     return run_verb(args)
 
 def report_verb(args)->int:
-    "Render the report of a study again from the store; cells that are missing are said to be"
+    "Render again from the store: the report of a study, or the notebook of a training or a cell"
+    return _report_study(args) if study_path(args.what).exists() else _report_node(args.what)
+
+def _report_study(args):
+    "Cells that are missing are said to be"
     from xstilts.engine import collect,done,run_node
+    args.file = args.what
     nodes = _nodes(args)
     last = next(o for o in nodes.values() if o.kind=='report')
     error = run_node(last, fork=False)
     if error: raise ValueError(f'the report could not be rendered: {error}')
     print(collect(nodes, whole=all(done(o) for o in nodes.values() if o.kind!='report'))/'report.ipynb')
+    return 0
+
+def _report_node(part):
+    "The parameters stand in the notebook that papermill made; copies in rendered studies are renewed too"
+    import shutil
+    from xstilts.config import nearest,settings
+    from xstilts.engine import phase,run_node
+    from xstilts.store import place
+    from xstilts.study import Node
+    there = [o for o in sorted(place('notebooks').glob('*.ipynb')) if not o.stem.endswith('.failed')]
+    found = [o for o in there if part in o.stem]
+    if not found: raise ValueError(f"no study file and no executed notebook is called {part!r}, nearest: {nearest(part, [o.stem for o in there]) or 'none'}; `xstilts plan STUDY` lists the nodes of a study")
+    for f in found:
+        params = json.loads(f.read_text(encoding='utf-8'))['metadata']['papermill']['parameters']
+        error = run_node(Node(kind='cell', key=f.stem, title=f.stem, notebook='51_cell' if phase(f.stem)=='score' else '50_stage', params=params, result=f), fork=False)
+        if error: raise ValueError(f'{f.stem} could not be rendered: {error}')
+        for o in settings().reports_path.glob(f'*/*/{f.name}'): shutil.copyfile(f, o)
+        print(f)
     return 0
 
 # %% ../nbs/49_cli.ipynb #27c48485
@@ -133,10 +156,10 @@ def checkup():
     from xstilts.models import models
     yield 'miniature encoder', backbone(folder_of(models['mini'])) is not None, 'loads'
 
-# %% ../nbs/49_cli.ipynb #facbe494
+# %% ../nbs/49_cli.ipynb #3a74451c
 VERBS = dict(plan=(plan_verb,'show the grid of a study: trainings, cells, what is done','file json'), run=(run_verb,'execute what is not done','file jobs fresh'),
     status=(status_verb,'how far a study is','file json'), logs=(logs_verb,'why a node failed','node'), retry=(retry_verb,'run failed nodes again','file jobs fresh'),
-    report=(report_verb,'render the report of a study again','file'), publish=(publish_verb,'build the site of all reports','to'),
+    report=(report_verb,'render the report of a study, or of one of its nodes, again','what'), publish=(publish_verb,'build the site of all reports','to'),
     data=(data_verb,'what an origin of data has','origin json'), doctor=(doctor_verb,'what is wrong here and how to mend it',''))
 
 def parser()->argparse.ArgumentParser:
@@ -146,6 +169,7 @@ def parser()->argparse.ArgumentParser:
     for name,(_,say,flags) in VERBS.items():
         v = verbs.add_parser(name, help=say, description=say)
         if 'file' in flags: v.add_argument('file', help='a study file, or the name of one in params/')
+        if 'what' in flags: v.add_argument('what', help='a study file, the name of one in params/, or a part of the key of a node')
         if 'node' in flags: v.add_argument('node', help='a part of the key of a node')
         if 'origin' in flags: v.add_argument('origin', nargs='?', help='mini, hub or mirror')
         if 'jobs' in flags: v.add_argument('--jobs', type=int, default=0, help='notebooks at a time (default: one per core)')
