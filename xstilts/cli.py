@@ -10,7 +10,7 @@ __all__ = ['VERBS', 'study_path', 'plan_verb', 'run_verb', 'status_verb', 'logs_
 import argparse,json,os,sys
 from pathlib import Path
 
-# %% ../nbs/49_cli.ipynb #3011a230
+# %% ../nbs/49_cli.ipynb #65355544
 def study_path(
     name:str,  # a file, or the name of one in params/
 )->Path:
@@ -23,6 +23,7 @@ def _nodes(args):
     from xstilts.study import load_study,plan
     return plan(load_study(study_path(args.file)))
 
+# %% ../nbs/49_cli.ipynb #18a22145
 def plan_verb(args)->int:
     "The nodes of a study, and which are done"
     from xstilts.engine import done
@@ -66,7 +67,7 @@ def logs_verb(args)->int:
     for o in found: print(f"{o.stem}: {read_json(o)['title']}\n{read_json(o)['trace']}")
     return 0
 
-# %% ../nbs/49_cli.ipynb #634069e9
+# %% ../nbs/49_cli.ipynb #6fc58ac6
 def retry_verb(args)->int:
     "Run again what failed, and what waited for it"
     from xstilts.engine import failure
@@ -89,6 +90,7 @@ def _report_study(args):
     print(collect(nodes, whole=all(done(o) for o in nodes.values() if o.kind!='report'))/'report.ipynb')
     return 0
 
+# %% ../nbs/49_cli.ipynb #6dc6e566
 def _report_node(part):
     "The parameters stand in the notebook that papermill made; copies in rendered studies are renewed too"
     import shutil

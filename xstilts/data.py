@@ -99,7 +99,7 @@ def _folder_print(folder):
     at = sorted((str(o.relative_to(folder)), o.stat().st_size, o.stat().st_mtime_ns) for o in folder.rglob('*') if o.is_file())
     return hashlib.blake2b(repr(at).encode(), digest_size=4).hexdigest()
 
-# %% ../nbs/07_data.ipynb #95b07f86
+# %% ../nbs/07_data.ipynb #84fa4051
 def _once(path, make):
     "A Parquet file of the store, made if it is not there"
     import pyarrow as pa, pyarrow.parquet as pq
@@ -116,6 +116,7 @@ def _first(path, n):
     if not n: return pq.read_table(path).to_pylist()
     return next(pq.ParquetFile(path).iter_batches(batch_size=n)).to_pylist()
 
+# %% ../nbs/07_data.ipynb #2ba3c8d7
 @lru_cache(maxsize=64)
 def load(
     origin:str,    # one of `ORIGINS`

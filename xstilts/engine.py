@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRELOAD', 'serve_kernel', 'can_fork', 'start_forked', 'execute', 'collect', 'done', 'failure', 'run_node',
-           'next_ready', 'phase', 'time_left', 'run']
+           'next_ready', 'phase', 'time_left', 'Pool', 'run']
 
 # %% ../nbs/33_engine.ipynb #b133daa7
 import asyncio,multiprocessing,os,sys,threading,time,traceback
@@ -185,7 +185,39 @@ def time_left(
     if not short: return 0.
     return sum(mean.get(phase(o), sum(short)/len(short)) for o in todo)/jobs
 
-# %% ../nbs/33_engine.ipynb #05107c1d
+# %% ../nbs/33_engine.ipynb #8f498a9d
+class Pool:
+    "Threads that execute the nodes of a plan, parents first"
+    def __init__(self, nodes, jobs, fork, say):
+        self.nodes,self.jobs,self.fork,self.say = nodes,jobs,fork,say
+        self.todo = {k: o for k,o in nodes.items() if not done(o)}
+        self.errors,self.running,self.took,self.finished,self.cond = {},set(),{},0,threading.Condition()
+    def take(self)->str|None:
+        "A node as soon as one is ready; None when nothing is left"
+        with self.cond:
+            while (k := next_ready(self.nodes, self.todo, self.running, self.errors)) is None:
+                if not self.running: self.cond.notify_all()
+                if not [o for o in self.todo if o not in self.errors]: return None
+                self.cond.wait(timeout=1)
+            self.running.add(k)
+            return k
+    def put(self, k, error, seconds):
+        "Note how a node ended"
+        with self.cond:
+            self.running.discard(k)
+            self.finished += 1
+            if error: self.errors[k] = error
+            else: del self.todo[k]
+            self.took.setdefault(phase(k), []).append(seconds)
+            left = time_left([o for o in self.todo if o not in self.errors], self.took, self.jobs)
+            self.say(f"[{self.finished}] {'FAILED ' if error else ''}{self.nodes[k].kind} {self.nodes[k].title}: {error or f'{seconds:.1f} s'}{f', about {left:.0f} s left' if left>5 else ''}")
+            self.cond.notify_all()
+    def work(self):
+        while k := self.take():
+            t = time.monotonic()
+            self.put(k, run_node(self.nodes[k], self.fork), time.monotonic()-t)
+
+# %% ../nbs/33_engine.ipynb #dfa6a15e
 def run(
     nodes:dict[str,Node],
     jobs:int=0,             # notebooks at a time; 0 for one per core
@@ -193,35 +225,12 @@ def run(
     fork:bool|None=None,    # warm kernels; where that is safe if None
 )->dict[str,str]:           # key -> error of the nodes that failed or could not start
     "Execute what is not done yet, parents first; a failing node stops only what needs it"
-    jobs,fork = jobs or os.cpu_count() or 1, can_fork() if fork is None else fork
     os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
-    todo = {k: o for k,o in nodes.items() if not done(o)}
-    say(f"{len(nodes)} nodes, {len(nodes)-len(todo)} done, {len(todo)} to run, {jobs} at a time")
-    errors,running,finished,cond,took = {},set(),0,threading.Condition(),{}
-    def ready(): return next_ready(nodes, todo, running, errors)
-    def work():
-        nonlocal finished
-        while True:
-            with cond:
-                while (k := ready()) is None:
-                    if not running: cond.notify_all()
-                    if not [o for o in todo if o not in errors]: return
-                    cond.wait(timeout=1)
-                running.add(k)
-            t = time.monotonic()
-            error = run_node(nodes[k], fork)
-            with cond:
-                running.discard(k)
-                finished += 1
-                if error: errors[k] = error
-                else: del todo[k]
-                took.setdefault(phase(k), []).append(time.monotonic()-t)
-                left = time_left([o for o in todo if o not in errors], took, jobs)
-                say(f"[{finished}] {'FAILED ' if error else ''}{nodes[k].kind} {nodes[k].title}: {error or f'{took[phase(k)][-1]:.1f} s'}{f', about {left:.0f} s left' if left>5 else ''}")
-                cond.notify_all()
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(jobs, max(1, len(todo))))]
+    pool = Pool(nodes, jobs or os.cpu_count() or 1, can_fork() if fork is None else fork, say)
+    say(f"{len(nodes)} nodes, {len(nodes)-len(pool.todo)} done, {len(pool.todo)} to run, {pool.jobs} at a time")
+    threads = [threading.Thread(target=pool.work, daemon=True) for _ in range(min(pool.jobs, max(1, len(pool.todo))))]
     for o in threads: o.start()
     for o in threads:
         while o.is_alive(): o.join(timeout=.5)
-    if finished: collect(nodes, whole=not errors)
-    return errors
+    if pool.finished: collect(nodes, whole=not pool.errors)
+    return pool.errors

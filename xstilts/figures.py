@@ -9,7 +9,7 @@ __all__ = ['UP', 'DOWN', 'UNCLEAR', 'COLOURS', 'heat_map', 'language_figure', 'p
 import numpy as np
 from .tables import MEAN,Results
 
-# %% ../nbs/42_figures.ipynb #8597478e
+# %% ../nbs/42_figures.ipynb #50f3e29a
 UP,DOWN,UNCLEAR = '#0072b2','#d55e00','#777777'  # Okabe and Ito's palette
 COLOURS = dict(up=UP, down=DOWN, unclear=UNCLEAR)
 
@@ -37,7 +37,7 @@ def heat_map(res:Results):
         ax.set_title(f'{s}{world}: gain in points (bold: interval without zero)', fontsize=10)
     return fig
 
-# %% ../nbs/42_figures.ipynb #1d39a98b
+# %% ../nbs/42_figures.ipynb #870d3116
 def language_figure(res:Results):
     "Gain and interval in every language, one panel per target"
     targets = [t for t in res.study.axes['target'] if any(k[2]==t for k in res.gains)]
@@ -56,6 +56,7 @@ def language_figure(res:Results):
         ax.set_xlabel('gain in points, 95 %', fontsize=8)
     return fig
 
+# %% ../nbs/42_figures.ipynb #23c07cf1
 def picture(
     fig,
     alt:str='',  # what it shows, for readers who cannot see it

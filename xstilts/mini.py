@@ -182,7 +182,7 @@ def _text(lang, split, n, seed): return [dict(text=text(lang, say_document(lang,
 
 MAKERS = dict(mnli=_pairs, xnli=_pairs, squad_v1=_spans, xquad=_spans, udpos=_tags, tatoeba=_tatoeba, bucc2018=_bucc, text=_text)
 
-# %% ../nbs/06_mini.ipynb #7dbfe7ae
+# %% ../nbs/06_mini.ipynb #e480d4e1
 @lru_cache
 def documents(
     n:int, seed:int=0,
@@ -202,6 +202,7 @@ def follows(rng:Random, e:Event)->Event|None:
 
 def _known(e): return e._replace(**{o: getattr(e, o)._replace(definite=True) for o in SLOTS if getattr(e, o)})
 
+# %% ../nbs/06_mini.ipynb #876dedf7
 def _document(rng):
     first = draw_in(rng, 'text')
     res = [first]

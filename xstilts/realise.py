@@ -73,9 +73,10 @@ class Realiser:
         return {'place':'where','time':'when','recipient':'to_whom','agent':'who' if person else 'what'}.get(ask, 'whom' if person else 'what')
     def end(self, ask): return [self.w('ask' if ask else 'stop')._replace(glue=True)]
 
-# %% ../nbs/05_realise.ipynb #980154c5
+# %% ../nbs/05_realise.ipynb #eadda903
 VOWELS = tuple('aeiou')
 
+# %% ../nbs/05_realise.ipynb #85a174ac
 class English(Realiser):
     lang = 'en'
     def np(self, o:NP, slot):
@@ -183,11 +184,12 @@ _TE_PAST,_TE_NO = 'masu_past ta', 'mase n desu_past ta'
 _VERB = {('past',False):'masu_past ta', ('past',True):'mase n desu_past ta', ('future',False):'masu', ('future',True):'mase n'}
 _NOUN = {('past',False):'desu_past ta', ('past',True):'de wa ari mase n desu_past ta', ('future',False):'desu', ('future',True):'de wa ari mase n'}
 
-# %% ../nbs/05_realise.ipynb #a3b463f7
+# %% ../nbs/05_realise.ipynb #fd0ca235
 def alive(head:str)->bool:
     "A person or an animal?"
     return not {'person','animal'}.isdisjoint(noun(head).above)
 
+# %% ../nbs/05_realise.ipynb #e9bcde9c
 class Japanese(Realiser):
     lang,joint = 'ja',''
     def aux(self, names): return [self.w(o) for o in names.split()]

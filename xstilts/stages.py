@@ -64,7 +64,7 @@ def setting_names()->tuple[str,...]:
     stage = [f'{p}_{k}' for p in PHASES[1:] for k in RECIPE_KEYS]+[f'pretrain_{k}' for k in dict.fromkeys((*SHAPE_KEYS, *RECIPE_KEYS))]
     return (*CELL_KEYS, *stage)
 
-# %% ../nbs/31_stages.ipynb #56a8e094
+# %% ../nbs/31_stages.ipynb #54b11006
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     "One combination: what it is trained on, predicted on and scored on"
@@ -74,18 +74,7 @@ class Cell:
     seed:int
     data:str = 'mini'
     settings:MappingProxyType = field(default_factory=dict)  # of `setting_names`
-    def __post_init__(self):
-        choose('data origin', self.data, ORIGINS)
-        model(self.model)
-        inter = intermediate(self.intermediate)
-        choose('target task', self.target, {k: v for k,v in tasks.items() if v.category!='other'})
-        for o in (*inter.parts, self.target):
-            if self.data!='mini' and tasks[o].refused: raise ValueError(f"{o} cannot be loaded from {self.data}: {tasks[o].refused}")
-            langs(self.data, o)
-        if not isinstance(self.seed, int) or self.seed<0: raise ValueError(f"seed must be a whole number from 0, not {self.seed!r}")
-        for k in self.settings: choose('setting', k, setting_names())
-        for p in PHASES[1:]: recipe(self, p)
-        self.langs
+    def __post_init__(self): _check(self)
     @property
     def langs(self)->tuple[str,...]:
         "The languages that are scored: those asked for that the task has, all if none are asked for"
@@ -101,6 +90,21 @@ class Cell:
     def name(self)->str: return f'{self.model} {self.intermediate} {self.target} s{self.seed}'
     @property
     def baseline(self)->'Cell': return replace(self, intermediate='none', settings={k: v for k,v in self.settings.items() if not k.startswith('intermediate_')})
+
+# %% ../nbs/31_stages.ipynb #4e2da2fa
+def _check(c):
+    "Every field of a cell, before any data is read"
+    choose('data origin', c.data, ORIGINS)
+    model(c.model)
+    inter = intermediate(c.intermediate)
+    choose('target task', c.target, {k: v for k,v in tasks.items() if v.category!='other'})
+    for o in (*inter.parts, c.target):
+        if c.data!='mini' and tasks[o].refused: raise ValueError(f"{o} cannot be loaded from {c.data}: {tasks[o].refused}")
+        langs(c.data, o)
+    if not isinstance(c.seed, int) or c.seed<0: raise ValueError(f"seed must be a whole number from 0, not {c.seed!r}")
+    for k in c.settings: choose('setting', k, setting_names())
+    for p in PHASES[1:]: recipe(c, p)
+    c.langs
 
 # %% ../nbs/31_stages.ipynb #1bbda910
 def recipe(cell:Cell, phase:str)->Recipe:

@@ -118,7 +118,7 @@ def floors(study:Study)->list[Cell]:
         if o.intermediate=='none' and o.seed==study.axes['seed'][0] and not o.model.startswith('random:'): seen[f'{o.model} {o.target} {o.settings}'] = replace(o, model=f'random:{o.model}')
     return list(seen.values())
 
-# %% ../nbs/32_study.ipynb #ad82f724
+# %% ../nbs/32_study.ipynb #5d8365ac
 @dataclass(frozen=True, kw_only=True)
 class Node:
     "One notebook to execute"
@@ -137,6 +137,7 @@ def _from_root(path):
     path,root = path.resolve(),settings().root.resolve()
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
+# %% ../nbs/32_study.ipynb #9f60ebdf
 def plan(study:Study)->dict[str,Node]:
     "The nodes of a study by key, parents first; equal trainings are one node"
     res = {}

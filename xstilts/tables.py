@@ -6,7 +6,7 @@
 __all__ = ['MEAN', 'items_of', 'majority', 'Results', 'setup_of', 'with_mean', 'gather', 'at_floor', 'main_table',
            'language_table', 'show', 'cell_table', 'changed']
 
-# %% ../nbs/41_tables.ipynb #f5f97e03
+# %% ../nbs/41_tables.ipynb #a63dfbd1
 from collections import Counter
 from dataclasses import dataclass,replace
 import numpy as np
@@ -17,7 +17,7 @@ from .store import place,read_json
 from .study import AXES,Study,cells,floors
 from .tasks import tasks
 
-# %% ../nbs/41_tables.ipynb #a2bccbe4
+# %% ../nbs/41_tables.ipynb #1c90f100
 def items_of(cell:Cell)->dict[str,Items]:
     "Per language what every test item contributes to the score; mined pairs are summed per sentence, because two models mine different ones"
     from xstilts.prediction import read_predictions
@@ -36,6 +36,7 @@ def items_of(cell:Cell)->dict[str,Items]:
         res[lang] = Items(ids=ids, clusters=clusters, stats=stats)
     return {l: res[l] for l in cell.langs}
 
+# %% ../nbs/41_tables.ipynb #7015bc16
 def majority(cell:Cell)->dict[str,float]|None:
     "Points per language of always giving the most frequent answer of the training task; None where there is no such answer"
     from xstilts.data import test_rows,train_rows
