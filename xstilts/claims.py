@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['interpreted', 'answer', 'caveats', 'origin_note']
 
-# %% ../nbs/43_claims.ipynb #7d28df0c
+# %% ../nbs/43_claims.ipynb #1ea7bab5
 from .realise import LANGS,reviewed
 from .tables import MEAN,Results,at_floor
 
@@ -39,7 +39,7 @@ def caveats(res:Results)->list[str]:
     for o,f in res.flags.items(): out += [f'{o}: {x}.' for x in f]
     return out
 
-# %% ../nbs/43_claims.ipynb #3a6c6742
+# %% ../nbs/43_claims.ipynb #d8a70e77
 def origin_note(study)->str:
     "Where the numbers come from, for the first lines of a report"
     if study.data!='mini': return f'Data: {study.data}.'

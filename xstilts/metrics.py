@@ -176,7 +176,7 @@ def best_threshold(
     mid = (last+dropped)/2
     return float(mid if mid>dropped else last), float(f1[i])  # neighbours in float have no middle
 
-# %% ../nbs/20_metrics.ipynb #5f7a685a
+# %% ../nbs/20_metrics.ipynb #e65dfcca
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     "One metric: what it counts per item, which scores follow from the sums, which of them is reported"
@@ -187,6 +187,16 @@ class Metric:
     stats:Callable=field(repr=False)     # (gold, pred) -> (n, k) counts per item
     values:Callable=field(repr=False)    # (..., k) summed counts -> name -> (...) points
 
+def _moments(gold, pred): # (n, 6): 1, x, y, xx, yy, xy, from which a correlation follows
+    _paired(gold, pred)
+    x,y = np.asarray(gold, np.float64),np.asarray(pred, np.float64)
+    return np.stack([np.ones_like(x), x, y, x*x, y*y, x*y], 1)
+
+def _correlation(s):
+    n,x,y,xx,yy,xy = np.moveaxis(np.asarray(s, np.float64), -1, 0)
+    var = (xx-x*x/n)*(yy-y*y/n)
+    return {'pearson': np.where(var>1e-12, 100*(xy-x*y/n)/np.sqrt(np.maximum(var, 1e-12)), 0.)}
+
 _XTREME = 'google-research/xtreme evaluate.py, arXiv:2003.11080'
 metrics = table(
     Metric(name='accuracy', main='accuracy', floor='share of the most frequent class', source=_XTREME, stats=_matches, values=_share),
@@ -196,6 +206,7 @@ metrics = table(
     Metric(name='qa', main='f1', floor='no answer: the share of unanswerable questions', source='SQuAD v1.1, arXiv:1606.05250, arXiv:1806.03822',
            stats=_answers, values=_answer_means),
     Metric(name='bitext_f1', main='f1', floor='no pair: 0', source=_XTREME, stats=_pairs, values=_rates),
+    Metric(name='pearson', main='pearson', floor='one number for all: 0', source='GLUE, arXiv:1804.07461', stats=_moments, values=_correlation),
     Metric(name='retrieval_accuracy', main='accuracy', floor='one in as many as there are candidates', source=_XTREME, stats=_matches, values=_share))
 
 # %% ../nbs/20_metrics.ipynb #1bcac042

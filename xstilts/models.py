@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['XTREME_LAYERS', 'models', 'Model', 'own_models', 'model']
 
-# %% ../nbs/03_models.ipynb #89e083b4
+# %% ../nbs/03_models.ipynb #fa8abc28
 import re
 from dataclasses import dataclass,fields,replace
 from pathlib import Path

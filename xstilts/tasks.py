@@ -45,7 +45,7 @@ class Task:
     @property
     def trained(self)->bool: return self.kind!='retrieval'  # does phase 3 train anything?
 
-# %% ../nbs/02_tasks.ipynb #12c6ee70
+# %% ../nbs/02_tasks.ipynb #28b33ac7
 _L = lambda s: tuple(s.split())
 _L33 = 'af ar bg de el en es et eu fa fi fr he hi hu id it ja kk ko mr nl pt ru ta te th tl tr ur vi yo zh'
 _L36 = 'af ar bg bn de el es et eu fa fi fr he hi hu id it ja jv ka kk ko ml mr nl pt ru sw ta te th tl tr ur vi zh'
@@ -65,10 +65,12 @@ XTREME = (
          hub='google/xtreme', licence='Apache 2.0', paper='arXiv:2003.05002'),
     Task(name='bucc2018', kind='retrieval', metric='bitext_f1', category='retrieval', langs=_L('de fr ru zh'), max_length=512, hub='google/xtreme',
          paper='Zweigenbaum et al. 2018, BUCC shared task', refused='the hub has gold pairs only, the official pools come from a folder'),
+    Task(name='xcopa', kind='choice', metric='accuracy', category='classification', langs=_L('et ht id it qu sw ta th tr vi zh'), train_on='copa', select_on='copa', epochs=5, max_length=128,
+         hub='cambridgeltl/xcopa', licence='CC BY 4.0', paper='arXiv:2005.00333', refused=_later),
     Task(name='tatoeba', kind='retrieval', metric='retrieval_accuracy', category='retrieval', langs=_L(_L36), max_length=512, hub='google/xtreme',
          licence='CC BY 2.0 FR', paper='arXiv:1812.10464'))
 
-# %% ../nbs/02_tasks.ipynb #562967da
+# %% ../nbs/02_tasks.ipynb #0776a806
 INTERMEDIATES = (
     Task(name='mnli', kind='pair', metric='accuracy', category='other', langs=('en',), labels=MNLI, hub='nyu-mll/glue', licence='OANC and others', paper='arXiv:1704.05426'),
     Task(name='anli', kind='pair', metric='accuracy', category='other', langs=('en',), labels=MNLI, hub='facebook/anli', licence='CC BY-NC 4.0', paper='arXiv:1910.14599', refused=_later),
@@ -80,6 +82,7 @@ INTERMEDIATES = (
     Task(name='ccg', kind='tags', metric='token_accuracy', category='other', langs=('en',), paper='Hockenmaier and Steedman 2007, CCGbank', refused='CCGbank is licensed by the LDC and comes from a folder'),
     Task(name='cosmosqa', kind='choice', metric='accuracy', category='other', langs=('en',), hub='allenai/cosmos_qa', licence='CC BY 4.0', paper='arXiv:1909.00277', refused=_later),
     Task(name='csqa', kind='choice', metric='accuracy', category='other', langs=('en',), hub='tau/commonsense_qa', licence='MIT', paper='arXiv:1811.00937', refused=_later),
+    Task(name='copa', kind='choice', metric='accuracy', category='other', langs=('en',), epochs=5, max_length=128, hub='aps/super_glue', licence='BSD 2-Clause', paper='Roemmele et al. 2011, AAAI Spring Symposium', refused=_later),
     Task(name='stsb', kind='score', metric='pearson', category='other', langs=('en',), hub='nyu-mll/glue', paper='arXiv:1708.00055', refused=_later))
 TEXT = Task(name='text', kind='text', metric='accuracy', category='other', langs=_L(_L33+' bn jv ka ml ms my sw'), paper='plain text for pretraining, see the origin')
 

@@ -1,0 +1,48 @@
+"""What the miniature gives away: shallow baselines near chance where a task needs both sides and structure; no item twice, nothing shared by splits."""
+import os
+
+import pytest
+from xstilts.data import load
+from xstilts.mini import MAKERS, SIZES
+from xstilts.realise import LANGS
+from xstilts.shallow import card
+from xstilts.tasks import tasks, train_task
+
+MARGIN = 6.  # points; the standard error of 600 items is 2
+
+
+@pytest.fixture(scope='module', autouse=True)
+def store(tmp_path_factory):
+    os.environ['XSTILTS_ARTIFACTS'] = str(tmp_path_factory.mktemp('store'))
+    yield
+    del os.environ['XSTILTS_ARTIFACTS']
+
+
+@pytest.mark.parametrize('task', ['xnli', 'pawsx', 'xcopa', 'hellaswag', 'csqa', 'cosmosqa'])
+def test_shallow_baselines_are_near_chance(task):
+    got = card(task)
+    assert all(v<got['chance']+MARGIN for v in got.values()), got
+
+
+@pytest.mark.parametrize('task', [o for o in MAKERS if o not in ('text', 'ccg')])
+def test_no_item_twice_and_none_shared(task):
+    "Within a split no row is repeated; between splits none is shared; in English and in a language far from it."
+    def items(split, lang, n=300):
+        rows = load('mini', task, split, lang, n)
+        return [str({k: v for k, v in o.items() if k not in ('id', 'cluster', 'split', 'gold_id', 'label', 'answers', 'tags')}) for o in rows]
+    for lang in ('en', 'hi'):
+        sets = {o: items(o, lang) for o in SIZES[task]}
+        train = train_task(task)
+        if train!=task and train in MAKERS: sets['train'] = [str({k: v for k, v in o.items() if k not in ('id', 'cluster', 'split', 'label', 'answers')}) for o in load('mini', train, 'train', lang, 300)]
+        for o, rows in sets.items():
+            if tasks[task].kind not in ('choice',): assert len(set(rows))>=.99*len(rows), (task, o, lang)
+        for a in sets:
+            for b in sets:
+                if a<b: assert not {*sets[a]}&{*sets[b]}, (task, a, b, lang)
+
+
+@pytest.mark.parametrize('lang', LANGS)
+def test_answers_are_in_their_contexts(lang):
+    for task in ('xquad', 'mlqa', 'tydiqa'):
+        for o in load('mini', task, 'test', lang, 200):
+            for t, s in zip(o['answers']['text'], o['answers']['start']): assert o['context'][s:s+len(t)]==t, o
