@@ -9,6 +9,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'xstilts.claims.answer': ('claims.html#answer', 'xstilts/claims.py'),
                                 'xstilts.claims.caveats': ('claims.html#caveats', 'xstilts/claims.py'),
                                 'xstilts.claims.interpreted': ('claims.html#interpreted', 'xstilts/claims.py'),
+                                'xstilts.claims.model_note': ('claims.html#model_note', 'xstilts/claims.py'),
                                 'xstilts.claims.origin_note': ('claims.html#origin_note', 'xstilts/claims.py')},
             'xstilts.cli': { 'xstilts.cli._nodes': ('cli.html#_nodes', 'xstilts/cli.py'),
                              'xstilts.cli._report_node': ('cli.html#_report_node', 'xstilts/cli.py'),
