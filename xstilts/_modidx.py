@@ -77,6 +77,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'xstilts.engine.start_forked': ('engine.html#start_forked', 'xstilts/engine.py'),
                                 'xstilts.engine.time_left': ('engine.html#time_left', 'xstilts/engine.py')},
             'xstilts.figures': { 'xstilts.figures._axes': ('figures.html#_axes', 'xstilts/figures.py'),
+                                 'xstilts.figures._nothing': ('figures.html#_nothing', 'xstilts/figures.py'),
                                  'xstilts.figures.curve': ('figures.html#curve', 'xstilts/figures.py'),
                                  'xstilts.figures.heat_map': ('figures.html#heat_map', 'xstilts/figures.py'),
                                  'xstilts.figures.language_figure': ('figures.html#language_figure', 'xstilts/figures.py'),

@@ -6,14 +6,15 @@
 __all__ = ['SHAPE_KEYS', 'STOPS', 'Shape', 'Corpus', 'mini_corpus', 'window_rows', 'masked', 'LMFeed', 'lm_row', 'lm_batch',
            'corpus_of', 'pretrain']
 
-# %% ../nbs/14_pretraining.ipynb #07700bfd
+# %% ../nbs/14_pretraining.ipynb #75c5373d
 from dataclasses import dataclass,fields
 import numpy as np
+import torch
 from .batches import collate
 from .data import mirror_text
 from .tokens import flat
 
-# %% ../nbs/14_pretraining.ipynb #87963bbd
+# %% ../nbs/14_pretraining.ipynb #d8d60ea2
 @dataclass(frozen=True, kw_only=True)
 class Shape:
     "The settings of a phase-1 stage besides those of its recipe"
@@ -30,6 +31,7 @@ class Shape:
     mask:float = .25            # share of positions to guess in one text
     tlm_mask:float = .5         # ditto in a text with its translation
     split:float = 0.            # share of rows of one language that are read as two texts, cut after a sentence, as a pair of a task is
+    next:float = 0.             # weight of BERT's second question, does the second text follow the first? asked where a row is read as two; 0 for no
     rows:int = 32               # per update
     row_length:int = 128        # pieces
     seed:int = 0                # of weights, rows and masks
@@ -133,32 +135,37 @@ class LMFeed:
         head[np.cumsum(n)-n] = True
         return ids, np.where(swapped, np.where(head, np.repeat(self.flat[self.at[w]], n), -100), ids), swapped
 
-# %% ../nbs/14_pretraining.ipynb #098aba24
+# %% ../nbs/14_pretraining.ipynb #5a2637f1
 def lm_row(
     feed:LMFeed, doc:int, a:int, b:int, number:int,  # as in `window_rows`
-)->tuple[np.ndarray,np.ndarray,int]:                 # ids, labels, where positions start again
+)->tuple[np.ndarray,np.ndarray,int,int]:             # ids, labels, where positions start again, does the second text follow? (-100: not asked)
     "One row: a text, or a text and its translation"
-    s,t,rng = feed.shape,feed.tok,np.random.default_rng([feed.shape.seed, 7, int(number)])
+    s,t,rng,follows = feed.shape,feed.tok,np.random.default_rng([feed.shape.seed, 7, int(number)]),-100
     if b>=0: parts = [feed.pieces(rng, l, slice(None), doc, 0.) for l in (a,b)]
     else:
         rate = feed.rates[rng.integers(len(feed.rates))]
-        parts = [feed.pieces(rng, a, o, doc, rate) for o in feed.cuts(rng, a, doc)]
+        cuts = feed.cuts(rng, a, doc)
+        parts = [feed.pieces(rng, a, o, doc, rate) for o in cuts]
+        if s.next and len(cuts)>1:
+            follows = int(rng.random()<.5)
+            if not follows: parts[1] = feed.pieces(rng, a, feed.cuts(rng, a, other := rng.integers(feed.corpus.n(feed.corpus.langs[a])))[-1], other, rate)
     room,ids,labels,cut = s.row_length//len(parts)-2,[],[],10**6
     for i,part in enumerate(parts):
         x,y = masked(rng, *[o[:room] for o in part], s.tlm_mask if b>=0 else s.mask, t)
         ids += [t.cls_token_id if i==0 else t.sep_token_id, *x, t.sep_token_id]
         labels += [-100, *y, -100]
         if i==0 and len(parts)>1: cut = len(ids)
-    return np.array(ids), np.array(labels), cut
+    return np.array(ids), np.array(labels), cut, follows
 
 def lm_batch(feed:LMFeed, update):
     "The padded batch of an update"
     made = [lm_row(feed, *o) for o in update]
-    return collate(flat([o[0] for o in made], restart=[o[2] for o in made], y=dict(labels=np.concatenate([o[1] for o in made]))), range(len(made)), feed.tok.pad_token_id, feed.first, multiple=2)
+    res = collate(flat([o[0] for o in made], restart=[o[2] for o in made], y=dict(labels=np.concatenate([o[1] for o in made]))), range(len(made)), feed.tok.pad_token_id, feed.first, multiple=2)
+    return res|({'follows': torch.tensor([o[3] for o in made]), 'weight': feed.shape.next} if feed.shape.next else {})
 
 LMFeed.micro = lambda self, update: iter([('mlm', lm_batch(self, update))])  # what the loop asks for: one forward pass of all rows
 
-# %% ../nbs/14_pretraining.ipynb #3119c9d0
+# %% ../nbs/14_pretraining.ipynb #9a5cb54c
 def corpus_of(shape:Shape)->Corpus:
     "The text an encoder is made from"
     langs = tuple(shape.langs.split())
@@ -176,5 +183,5 @@ def pretrain(
     from xstilts.training import train
     corpus = corpus_of(shape)
     tok = train_tokenizer(corpus.running(), shape.vocab, shape.lowercase, shape.row_length)
-    net = Net(new_encoder(len(tok), shape.layers, shape.hidden, shape.heads, max_length=max(shape.row_length, recipe.max_length), seed=shape.seed), mlm=True)
+    net = Net(new_encoder(len(tok), shape.layers, shape.hidden, shape.heads, max_length=max(shape.row_length, recipe.max_length), seed=shape.seed), mlm=True, follows=shape.next>0)
     return net, tok, train(net, LMFeed(corpus, tok, shape, recipe), recipe, shape.seed, folder, report=report)
