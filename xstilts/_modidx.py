@@ -214,6 +214,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'xstilts.pretraining.LMFeed.__init__': ('pretraining.html#lmfeed.__init__', 'xstilts/pretraining.py'),
                                      'xstilts.pretraining.LMFeed.cuts': ('pretraining.html#lmfeed.cuts', 'xstilts/pretraining.py'),
                                      'xstilts.pretraining.LMFeed.epoch': ('pretraining.html#lmfeed.epoch', 'xstilts/pretraining.py'),
+                                     'xstilts.pretraining.LMFeed.near': ('pretraining.html#lmfeed.near', 'xstilts/pretraining.py'),
                                      'xstilts.pretraining.LMFeed.pieces': ('pretraining.html#lmfeed.pieces', 'xstilts/pretraining.py'),
                                      'xstilts.pretraining.LMFeed.swap': ('pretraining.html#lmfeed.swap', 'xstilts/pretraining.py'),
                                      'xstilts.pretraining.Shape': ('pretraining.html#shape', 'xstilts/pretraining.py'),
