@@ -87,7 +87,7 @@ def test_one_cell_is_rendered_again(whole):
 def test_template_runs_by_plain_papermill(name, whole, tmp_path):
     "As JupyterLab runs it: from the folder of the notebooks, on a fresh kernel, with its own defaults; the study on one that is in the store."
     params = ['-p', 'study', str(whole/'tiny.yaml')] if name[0]=='6' else []
-    res = subprocess.run([sys.executable, '-m', 'papermill', '-k', 'python3', f'{name}.ipynb', str(tmp_path/'out.ipynb'), *params], cwd=root/'nbs', env=at(whole), capture_output=True, text=True)
+    res = subprocess.run([sys.executable, '-m', 'papermill', '-k', 'python3', f'{name}.ipynb', str(tmp_path/'out.ipynb'), *params], cwd=root/'nbs', env=at(whole if params else tmp_path), capture_output=True, text=True)
     assert res.returncode==0, res.stderr[-2000:]
 
 

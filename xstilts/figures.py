@@ -9,7 +9,7 @@ __all__ = ['UP', 'DOWN', 'UNCLEAR', 'COLOURS', 'heat_map', 'language_figure', 'p
 import numpy as np
 from .tables import MEAN,Results
 
-# %% ../nbs/42_figures.ipynb #50f3e29a
+# %% ../nbs/42_figures.ipynb #84f3bce2
 UP,DOWN,UNCLEAR = '#0072b2','#d55e00','#777777'  # Okabe and Ito's palette
 COLOURS = dict(up=UP, down=DOWN, unclear=UNCLEAR)
 
@@ -17,10 +17,18 @@ def _axes(rows, cols, width, height):
     import matplotlib.pyplot as plt
     return plt.subplots(rows, cols, figsize=(width,height), squeeze=False, layout='constrained')
 
+def _nothing():
+    "A study without intermediates, or without any finished cell, has no gains"
+    fig,axes = _axes(1, 1, 4, .6)
+    axes[0,0].text(.5, .5, 'no gains to show', ha='center', va='center')
+    axes[0,0].axis('off')
+    return fig
+
 def heat_map(res:Results):
     "Gain of the zero-shot mean for each intermediate (rows) and target (columns); pale where the interval holds zero"
     targets,setups = res.study.axes['target'],list(dict.fromkeys(k[0] for k in (*res.scores, *res.gains)))
     inters = [o for o in res.study.axes['intermediate'] if o!='none']
+    if not res.gains: return _nothing()
     fig,axes = _axes(1, len(setups), 1.8+1.3*len(targets)*len(setups), 1.2+.7*len(inters))
     top = max([abs(g[MEAN].mean) for g in res.gains.values()], default=1) or 1
     for ax,s in zip(axes[0], setups):
@@ -37,12 +45,13 @@ def heat_map(res:Results):
         ax.set_title(f'{s}{world}: gain in points (bold: interval without zero)', fontsize=10)
     return fig
 
-# %% ../nbs/42_figures.ipynb #870d3116
+# %% ../nbs/42_figures.ipynb #e2fb0f51
 def language_figure(res:Results):
     "Gain and interval in every language, one panel per target"
+    if not res.gains: return _nothing()
     targets = [t for t in res.study.axes['target'] if any(k[2]==t for k in res.gains)]
     keys = {t: [k for k in res.gains if k[2]==t] for t in targets}
-    fig,axes = _axes(1, max(1, len(targets)), 1+2.7*max(1, len(targets)), 1.2+.28*max([sum(len(res.gains[k]) for k in keys[t]) for t in targets], default=1))
+    fig,axes = _axes(1, len(targets), 1+2.7*len(targets), 1.2+.28*max([sum(len(res.gains[k]) for k in keys[t]) for t in targets], default=1))
     for ax,t in zip(axes[0], targets):
         rows = [(k,l) for k in keys[t] for l in res.gains[k]]
         for y,(k,l) in enumerate(rows):

@@ -102,13 +102,15 @@ def masked(
     x[random] = rng.integers(len(tok.all_special_ids), len(tok), random.sum())
     return x, np.where(pick|swapped, y, -100)
 
-# %% ../nbs/14_pretraining.ipynb #2b939f00
+# %% ../nbs/14_pretraining.ipynb #3df9be48
 class LMFeed:
     "Batches for language modelling, a pure function of (seed, window)"
     def __init__(self, corpus:Corpus, tok, shape:Shape, recipe, first:int=2):
         self.corpus,self.shape,self.tok,self.first = corpus,shape,tok,first
         pieces = tok(corpus.words, add_special_tokens=False)['input_ids']
         self.at,self.flat = np.cumsum([0]+[len(o) for o in pieces]), np.array([x for o in pieces for x in o], np.int32)
+        self.order = [np.argsort(corpus.lengths(l), kind='stable') for l in corpus.langs]
+        self.rank = [np.argsort(o, kind='stable') for o in self.order]
         self.rates = [float(o) for o in shape.replace.split()]
         self.parallel = len({corpus.n(l) for l in corpus.langs})==1 and len(corpus.langs)>1 and len(corpus.dictionary)>0
     def epoch(self, n:int)->list: return window_rows(self.corpus, self.shape, self.parallel, n)
@@ -125,6 +127,10 @@ class LMFeed:
         if not self.shape.split or not len(at) or rng.random()>=self.shape.split: return [slice(None)]
         i = at[rng.integers(len(at))]
         return [slice(0, i), slice(i, None)]
+    def near(self, rng, lang:int, doc:int, reach:int=200)->int:
+        "Another text of about the same length, so that rows of an update stay alike"
+        order = self.order[lang]
+        return int(order[np.clip(self.rank[lang][doc]+rng.integers(1, reach)*rng.choice((-1,1)), 0, len(order)-1)])
     def pieces(self, rng, lang:int, part:slice, doc:int, rate:float):
         "Input ids, the original ids, and where the input was replaced, of a part of a document"
         w,e = (o[part] for o in self.corpus.doc(self.corpus.langs[lang], doc))

@@ -303,16 +303,22 @@ def predict_cell(cell:Cell)->list[dict]:
     prints = [data_print(cell.data, cell.target, limit, 'test', l) for l in cell.langs]
     return predict(net, tok, t, rows, enc=tokens(tok, cell.target, lambda: rows, prints, r))
 
-# %% ../nbs/31_stages.ipynb #e6c52afd
+# %% ../nbs/31_stages.ipynb #9dec6d92
 def _retrieve(cell, encoder, tok, limit):
     "Tatoeba and BUCC: no training; BUCC's threshold comes from the dev pools"
     from xstilts.retrieval import embed,merge_duplicates,mined_rows,translate_pairs
-    layer,mining = layer_of(cell),cell.target=='bucc2018'
+    layer,mining,kept = layer_of(cell),cell.target=='bucc2018',{}
+    longest = min(tasks[cell.target].max_length, tok.model_max_length)
+    def vectors(rows, side, split):
+        "The English side is often the same for several languages: kept as long as its texts stay"
+        texts = [o['text'] for o in rows]
+        if kept.get((side,split), (0,))[0]!=texts: kept[side,split] = texts, embed(encoder, tok, rows, (layer,), max_length=longest)[layer]
+        return kept[side,split][1]
     def sides(lang, split):
         rows = test_rows(cell.data, cell.target, lang, limit, split)
         parts = [[o for o in rows if o['side']==s] for s in ('foreign','english')]
         if mining: parts = [merge_duplicates(o) for o in parts]
-        return *parts, *[embed(encoder, tok, o, (layer,), max_length=min(tasks[cell.target].max_length, tok.model_max_length))[layer] for o in parts]
+        return *parts, *[vectors(o, s, split) for s,o in zip(('foreign','english'), parts)]
     res = []
     for l in cell.langs:
         if not mining: res += translate_pairs(*sides(l, 'test'))

@@ -6,12 +6,12 @@
 __all__ = ['MEAN', 'items_of', 'majority', 'Results', 'setup_of', 'with_mean', 'gather', 'at_floor', 'main_table',
            'language_table', 'show', 'cell_table', 'changed']
 
-# %% ../nbs/41_tables.ipynb #a63dfbd1
+# %% ../nbs/41_tables.ipynb #fbc8965b
 from collections import Counter
 from dataclasses import dataclass,replace
 import numpy as np
 from .metrics import from_stats,item_stats,metrics,score
-from .stages import Cell,prediction_key,score_key
+from .stages import Cell,prediction_key,score_key,recipe
 from .statistics import Items,boot_gains,boot_scores,draw_clusters,gain,pooled_seed_variance,score_interval
 from .store import place,read_json
 from .study import AXES,Study,cells,floors
@@ -36,17 +36,17 @@ def items_of(cell:Cell)->dict[str,Items]:
         res[lang] = Items(ids=ids, clusters=clusters, stats=stats)
     return {l: res[l] for l in cell.langs}
 
-# %% ../nbs/41_tables.ipynb #7015bc16
+# %% ../nbs/41_tables.ipynb #47e07bdd
 def majority(cell:Cell)->dict[str,float]|None:
     "Points per language of always giving the most frequent answer of the training task; None where there is no such answer"
     from xstilts.data import test_rows,train_rows
     t,metric = tasks[cell.target],tasks[cell.target].metric
-    limit = cell.settings.get('eval_limit', 0)
+    limit,seen = cell.settings.get('eval_limit', 0),recipe(cell, 'target').train_limit
     if t.kind=='pair':
-        top = Counter(o['label'] for o in train_rows(cell.data, cell.target)).most_common(1)[0][0]
+        top = Counter(o['label'] for o in train_rows(cell.data, cell.target, seen)).most_common(1)[0][0]
         return {l: score(metric, [dict(gold=o['label'], pred=top) for o in test_rows(cell.data, cell.target, l, limit)])[metrics[metric].main] for l in cell.langs}
     if t.kind=='tags':
-        top = Counter(x for o in train_rows(cell.data, cell.target) for x in o['tags'] if x!='O').most_common(1)[0][0]
+        top = Counter(x for o in train_rows(cell.data, cell.target, seen) for x in o['tags'] if x!='O').most_common(1)[0][0]
         return {l: score(metric, [dict(gold=list(o['tags']), pred=[top]*len(o['tags'])) for o in test_rows(cell.data, cell.target, l, limit)])[metrics[metric].main] for l in cell.langs}
     return None
 
