@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['interpreted', 'answer', 'caveats', 'origin_note', 'model_note']
 
-# %% ../nbs/43_claims.ipynb #1ea7bab5
+# %% ../nbs/43_claims.ipynb #53937361
+from .models import model
+from .pretraining import SHAPE_KEYS,Shape
 from .realise import LANGS,reviewed
 from .tables import MEAN,Results,at_floor
 
@@ -39,7 +41,7 @@ def caveats(res:Results)->list[str]:
     for o,f in res.flags.items(): out += [f'{o}: {x}.' for x in f]
     return out
 
-# %% ../nbs/43_claims.ipynb #d8a70e77
+# %% ../nbs/43_claims.ipynb #afc3f4a0
 def origin_note(study)->str:
     "Where the numbers come from, for the first lines of a report"
     own = [model_note(o) for o in (study.axes['model'] if hasattr(study, 'axes') else [])]

@@ -141,7 +141,7 @@ class LMFeed:
         head[np.cumsum(n)-n] = True
         return ids, np.where(swapped, np.where(head, np.repeat(self.flat[self.at[w]], n), -100), ids), swapped
 
-# %% ../nbs/14_pretraining.ipynb #5a2637f1
+# %% ../nbs/14_pretraining.ipynb #01498c7e
 def lm_row(
     feed:LMFeed, doc:int, a:int, b:int, number:int,  # as in `window_rows`
 )->tuple[np.ndarray,np.ndarray,int,int]:             # ids, labels, where positions start again, does the second text follow? (-100: not asked)
@@ -154,7 +154,7 @@ def lm_row(
         parts = [feed.pieces(rng, a, o, doc, rate) for o in cuts]
         if s.next and len(cuts)>1:
             follows = int(rng.random()<.5)
-            if not follows: parts[1] = feed.pieces(rng, a, feed.cuts(rng, a, other := rng.integers(feed.corpus.n(feed.corpus.langs[a])))[-1], other, rate)
+            if not follows: parts[1] = feed.pieces(rng, a, feed.cuts(rng, a, other := feed.near(rng, a, doc))[-1], other, rate)
     room,ids,labels,cut = s.row_length//len(parts)-2,[],[],10**6
     for i,part in enumerate(parts):
         x,y = masked(rng, *[o[:room] for o in part], s.tlm_mask if b>=0 else s.mask, t)
