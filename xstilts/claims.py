@@ -41,13 +41,13 @@ def caveats(res:Results)->list[str]:
     for o,f in res.flags.items(): out += [f'{o}: {x}.' for x in f]
     return out
 
-# %% ../nbs/43_claims.ipynb #afc3f4a0
+# %% ../nbs/43_claims.ipynb #6d2f6c06
 def origin_note(study)->str:
     "Where the numbers come from, for the first lines of a report"
     own = [model_note(o) for o in (study.axes['model'] if hasattr(study, 'axes') else [])]
     if study.data!='mini': return '\n\n'.join([f'Data: {study.data}.', *filter(None, own)])
     todo = [o for o in LANGS if 'no' in reviewed(o).values()]
-    return ('Everything here was measured in the miniature world that the package makes itself: short, regular sentences of four languages. The numbers say nothing about real languages; '
+    return ('Everything here was measured in the miniature world that the package makes itself: short, regular sentences that nobody ever wrote. The numbers say nothing about real languages; '
         'they show what the machinery does. The miniature encoder was pretrained with bilingual supervision (translations and a dictionary), unlike XLM-R.'+f" Not reviewed by a native speaker: the lexicons of {_named(todo)}."*bool(todo))
 
 def model_note(name:str)->str:

@@ -128,7 +128,7 @@ def covers(
     if any(b is not None and (a is None or not np_covers(a, b)) for a,b in zip((p[1],p[2],p[3],p[4]), (h[1],h[2],h[3],h[4]))): return False
     return h.time in (None, p.time) and h.manner in (None, p.manner)
 
-# %% ../nbs/04_meanings.ipynb #1ee4c9d4
+# %% ../nbs/04_meanings.ipynb #c3917fec
 def _apart(a, b, pos):
     "Two different concepts of one exclusive group"
     if not a or not b or a==b: return False
@@ -136,22 +136,26 @@ def _apart(a, b, pos):
     return any(t[x].exclusive and t[x].exclusive==t[y].exclusive and x!=y for x in t[a].above for y in t[b].above) if a in t and b in t else False
 
 def _kinds_apart(a, b):
-    "Different kinds of one kind of thing (a dog, a cat), a woman and a man; two roles of persons may be one person"
+    "A dog and a cat, a dog and a car, a woman and a man; two roles of persons may be one person"
     above,below = noun(a).above,noun(b).above
     if a in below or b in above: return False
     if {'woman','girl'}&{*above} and {'man','boy'}&{*below} or {'man','boy'}&{*above} and {'woman','girl'}&{*below}: return True
-    return 'person' not in above and 'person' not in below and above[-1]==below[-1]
+    roots = above[-1],below[-1]
+    if roots[0]==roots[1]: return 'person' not in roots
+    return not any('place' in concepts('nouns')[o].traits for o in roots)  # a room is in a building, a park in Berlin
 
 def relation(
     a, b,     # two noun phrases or None
-)->str|None:  # 'apart', 'same' (one covers the other, or one is not told), or None if nothing can be said
+)->str|None:  # 'apart', 'same' (one covers the other, or one is not told), 'open' (the doctor may be the neighbour), or None if nothing can be said
     "How two noun phrases in the same slot of the same event relate"
     if a is None or b is None: return 'same'
     if _kinds_apart(a.head, b.head): return 'apart'
-    if a.number!=b.number or (a.head not in noun(b.head).above and b.head not in noun(a.head).above): return None
+    if a.number!=b.number: return None
+    if a.head not in noun(b.head).above and b.head not in noun(a.head).above:
+        return 'open' if 'person' in noun(a.head).above and {noun(a.head).pos,noun(b.head).pos}!={'names'} else None
     return 'apart' if _apart(a.adj, b.adj, 'adjectives') else 'same'
 
-# %% ../nbs/04_meanings.ipynb #bfd3a8f9
+# %% ../nbs/04_meanings.ipynb #9f670a2e
 def compare(
     p:Event, h:Event,  # their polarity is not looked at
 )->str|None:           # 'covers', 'apart', 'open', or None if the two do not speak about the same thing
@@ -161,11 +165,8 @@ def compare(
     slots = [relation(a, b) for a,b in zip((p[1],p[2],p[3],p[4]), (h[1],h[2],h[3],h[4]))]
     if None in slots: return None
     if p.verb!='be':
-        t,v = concepts('verbs'),_apart(p.verb, h.verb, 'verbs') or concepts('verbs')[p.verb].complement==h.verb
-        if not v and p.verb not in t[h.verb].above and h.verb not in t[p.verb].above: return None
-    else:
-        v = _apart(p.pred, h.pred, 'adjectives')
-        if not v and p.pred!=h.pred: return None
+        v = _apart(p.verb, h.verb, 'verbs') or concepts('verbs')[p.verb].complement==h.verb
+    else: v = _apart(p.pred, h.pred, 'adjectives')
     apart = [v, *(o=='apart' for o in slots), _apart(p.time, h.time, 'times'), _apart(p.manner, h.manner, 'adverbs')]
     return 'apart' if any(apart) else 'open'
 
@@ -249,8 +250,8 @@ def draw(
     return Event(v.name, **slots, place=draw_place(rng) if rng.random()<.5 else None, time=time,
         manner=rng.choice(tuple(concepts('adverbs'))) if rng.random()<.2 else None, tense=tense, neg=rng.random()<neg)
 
-# %% ../nbs/04_meanings.ipynb #6799e675
-SPLITS = dict(text=range(0, 40), train=range(40, 70), dev=range(70, 85), test=range(85, 100))
+# %% ../nbs/04_meanings.ipynb #410599f0
+SPLITS = dict(text=range(0, 40), train=range(40, 70), dev=range(70, 85), test=range(85, 100), plain=range(85, 100))
 
 def bucket(
     e:Event,
@@ -274,7 +275,11 @@ def inside(
     split:str,  # one of `SPLITS`
 )->bool:
     "Does a meaning belong to a split?"
-    return bucket(e) in SPLITS[split] and (split!='train' or held_out().isdisjoint(o.head for o in e[1:5] if o))
+    if bucket(e) not in SPLITS[split]: return False
+    return _without(split).isdisjoint(o.head for o in e[1:5] if o)
+
+@lru_cache
+def _without(split): return held_out() if split=='train' else frozenset(concepts('names')) if split=='plain' else frozenset()
 
 def draw_in(
     rng:Random,
@@ -286,7 +291,7 @@ def draw_in(
         e = draw(rng, **kw)
         if inside(e, split): return e
 
-# %% ../nbs/04_meanings.ipynb #da00ad0a
+# %% ../nbs/04_meanings.ipynb #d135d07f
 @lru_cache(maxsize=None)
 def kin(
     name:str, pos:str,
@@ -297,10 +302,10 @@ def kin(
     c = t[name]
     if way=='up': return c.above[1:2]
     if way=='down': return tuple(o.name for o in (*t.values(), *(concepts('names').values() if pos=='nouns' else ())) if o.above[1:2]==(name,))
-    beside = [o.name for o in t.values() if o.name!=name and ((o.exclusive and o.exclusive==c.exclusive) or (pos=='nouns' and o.above[1:]==c.above[1:] and o.traits==c.traits))]
+    beside = [o.name for o in t.values() if o.name!=name and ((o.exclusive and o.exclusive==c.exclusive) or (pos=='nouns' and o.above[1:]==c.above[1:] and bool(o.traits&c.traits)))]
     return (*beside, c.complement) if c.complement and c.complement not in beside else tuple(beside)
 
-# %% ../nbs/04_meanings.ipynb #c07858cc
+# %% ../nbs/04_meanings.ipynb #4451afa6
 WAYS = ('up','down','aside')
 
 def _swap(rng, old, pos, way, all):
@@ -312,10 +317,11 @@ def _swap(rng, old, pos, way, all):
 
 def edit_np(
     rng:Random, np:NP,
-    way:str,           # one of `WAYS`
+    way:str,           # one of `WAYS`, or 'other'
 )->NP:
     "One thing about a noun phrase, changed; unchanged where that cannot be"
     c = noun(np.head)
+    if way=='other': return np._replace(head=rng.choice(with_traits(frozenset({'person'}))), definite=True) if 'person' in c.above else np
     if c.pos=='nouns' and rng.random()<.5: return np._replace(adj=_swap(rng, np.adj, 'adjectives', way, _fitting(c.traits, False)))
     heads = kin(np.head, c.pos, way) if c.pos=='nouns' else c.above[1:2] if way=='up' else [o for o in named(c.above[1]) if o!=np.head] if way=='aside' and 'person' not in c.above else ()
     if not heads: return np
@@ -323,7 +329,7 @@ def edit_np(
     if np.number=='pl' and (new.pos=='names' or 'mass' in new.traits): return np
     return NP(new.name, np.adj if np.adj in _fitting(new.traits, False) else None, np.number, np.definite or new.pos=='names')
 
-# %% ../nbs/04_meanings.ipynb #553d3f1c
+# %% ../nbs/04_meanings.ipynb #d977d690
 _PARTS = ('agent','patient','patient','place','time','manner','verb','verb')
 
 def _edit(rng, e, way, what):
@@ -333,12 +339,12 @@ def _edit(rng, e, way, what):
     if what=='time': return e._replace(time=_swap(rng, e.time, 'times', way, _times(e.tense)))
     if what=='manner': return e._replace(manner=_swap(rng, e.manner, 'adverbs', way, tuple(concepts('adverbs')))) if e.verb!='be' else e
     name,pos,old = ('pred','adjectives',e.pred) if e.verb=='be' else ('verb','verbs',e.verb)
-    new = kin(old, pos, way)
+    new = tuple(concepts(pos)) if way=='other' else kin(old, pos, way)
     return e._replace(**{name: rng.choice(new)}) if new else e
 
 def edit(
     rng:Random, e:Event,
-    way:str='',           # one of `WAYS`, drawn if not given
+    way:str='',           # one of `WAYS` or 'other'; one of `WAYS` is drawn if not given
 )->Event:
     "One thing about a meaning, changed; the result may say something odd, and is `e` where nothing could be found"
     way = way or rng.choice(WAYS)

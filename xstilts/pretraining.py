@@ -14,11 +14,11 @@ from .batches import collate
 from .data import mirror_text
 from .tokens import flat
 
-# %% ../nbs/14_pretraining.ipynb #d8d60ea2
+# %% ../nbs/14_pretraining.ipynb #51695a3d
 @dataclass(frozen=True, kw_only=True)
 class Shape:
     "The settings of a phase-1 stage besides those of its recipe"
-    langs:str = 'en de ru ja'   # languages, separated by spaces
+    langs:str = 'en de es ru tr sw ja hi'   # languages, separated by spaces
     origin:str = 'mini'         # where text comes from: 'mini' or 'mirror'
     documents:int = 40_000      # of each language
     vocab:int = 4000            # pieces

@@ -170,7 +170,7 @@ def endings(split:str, n:int, seed:int=0)->tuple:
         if all(starts): res += [(e, tuple(acts(o)), i) for i,(e,o) in enumerate(zip(starts, things))]
     return tuple(res[:n])
 
-# %% ../nbs/07_questions.ipynb #338c8a00
+# %% ../nbs/07_questions.ipynb #63310cec
 def _rules():
     "(verb, slot, adjective, 'result' or 'reason') in pairs that exclude each other"
     all_ = [(o.name, *getattr(o, k), k) for o in concepts('verbs').values() for k in ('result','reason') if getattr(o, k)]
@@ -186,6 +186,7 @@ def causes(split:str, n:int, seed:int=0)->tuple:
     while len(res)<n:
         a,b = rng.choice(_rules())
         e = draw_in(rng, split, states=0, neg=0)
+        if e.tense=='future': continue
         v = concepts('verbs')[a[0]]
         e = e._replace(verb=a[0], agent=draw_np(rng, v.agent, names=.5), patient=draw_np(rng, v.patient, names=.5, adj=0) if v.patient else None, recipient=None)
         d = e._replace(verb=b[0])

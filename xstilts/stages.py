@@ -8,7 +8,7 @@ __all__ = ['BUILT', 'CELL_KEYS', 'PHASES', 'Intermediate', 'intermediate', 'sett
            'run_stage', 'describe', 'circumstances', 'prediction_key', 'score_key', 'layer_of', 'predict_cell',
            'run_cell', 'score_cell']
 
-# %% ../nbs/31_stages.ipynb #959241c9
+# %% ../nbs/31_stages.ipynb #463ec355
 import json,platform,time
 from dataclasses import asdict,dataclass,field,replace
 from functools import lru_cache
@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from .config import ORIGINS,choose,unknown
-from .data import langs,row_print,source_print,split_note,test_rows,train_rows
+from .data import langs,row_print,source_print,split_note,splits,test_rows,train_rows
 from .languages import languages
 from .metrics import metrics,score
 from .models import model
@@ -55,8 +55,8 @@ def intermediate(
     if res.form not in BUILT: raise ValueError(f"intermediate {t!r}: the form {res.form!r} is understood but not built yet; built: none, a task, tasks joined by +")
     return res
 
-# %% ../nbs/31_stages.ipynb #e115eeba
-CELL_KEYS = ('eval_limit','languages','layer')
+# %% ../nbs/31_stages.ipynb #cf1793a0
+CELL_KEYS = ('eval_limit','eval_split','languages','layer')
 PHASES = ('pretrain','intermediate','target')
 
 def setting_names()->tuple[str,...]:
@@ -64,7 +64,7 @@ def setting_names()->tuple[str,...]:
     stage = [f'{p}_{k}' for p in PHASES[1:] for k in RECIPE_KEYS]+[f'pretrain_{k}' for k in dict.fromkeys((*SHAPE_KEYS, *RECIPE_KEYS))]
     return (*CELL_KEYS, *stage)
 
-# %% ../nbs/31_stages.ipynb #54b11006
+# %% ../nbs/31_stages.ipynb #e7357bef
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     "One combination: what it is trained on, predicted on and scored on"
@@ -85,13 +85,19 @@ class Cell:
         if not res: raise ValueError(f"{self.target} in {self.data} has none of the languages {' '.join(asked)}; it has {' '.join(there)}")
         return res
     @property
+    def split(self)->str: return self.settings.get('eval_split', 'test')
+    def rows(self, lang:str, split:str='')->tuple[dict,...]:
+        "The rows that are scored in a language"
+        return test_rows(self.data, self.target, lang, self.settings.get('eval_limit', 0), split or self.split)
+    def print(self, lang:str)->str: return data_print(self.data, self.target, self.settings.get('eval_limit', 0), self.split, lang)
+    @property
     def same_data(self)->bool: return any(same_data(o, self.target) for o in intermediate(self.intermediate).parts)
     @property
     def name(self)->str: return f'{self.model} {self.intermediate} {self.target} s{self.seed}'
     @property
     def baseline(self)->'Cell': return replace(self, intermediate='none', settings={k: v for k,v in self.settings.items() if not k.startswith('intermediate_')})
 
-# %% ../nbs/31_stages.ipynb #4e2da2fa
+# %% ../nbs/31_stages.ipynb #834a441c
 def _check(c):
     "Every field of a cell, before any data is read"
     choose('data origin', c.data, ORIGINS)
@@ -104,6 +110,7 @@ def _check(c):
     if not isinstance(c.seed, int) or c.seed<0: raise ValueError(f"seed must be a whole number from 0, not {c.seed!r}")
     for k in c.settings: choose('setting', k, setting_names())
     for p in PHASES[1:]: recipe(c, p)
+    choose(f'eval_split of {c.target} in {c.data}', c.split, splits(c.data, c.target) if c.target!='bucc2018' else tuple(o for o in splits(c.data, c.target) if o!='dev'))
     c.langs
 
 # %% ../nbs/31_stages.ipynb #1bbda910
@@ -266,11 +273,11 @@ def circumstances()->dict:
     "Recorded with every result, part of no key"
     return dict(versions={o: version(o) for o in ('xstilts','torch','transformers','tokenizers','datasets','numpy')}, python=platform.python_version(), hardware=device_kind() if device_kind()!='cpu' else f'{platform.machine()} cpu')
 
-# %% ../nbs/31_stages.ipynb #cbc32a4e
+# %% ../nbs/31_stages.ipynb #e15dec77
 def prediction_key(cell:Cell)->str:
     "Under which predictions are found"
     s = stages(cell)
-    rows = [data_print(cell.data, cell.target, cell.settings.get('eval_limit', 0), 'test', l) for l in cell.langs]
+    rows = [cell.print(l) for l in cell.langs]
     return key('prediction', cell.name, target=cell.target, parent=s[-1].key if s else start_print(cell.model), rows=rows, langs=cell.langs, layer=layer_of(cell), tokens=VERSIONS['tokens'], device=device_kind())
 
 def score_key(cell:Cell)->str:
@@ -284,7 +291,7 @@ def layer_of(cell:Cell)->int|None:
     if res is None: raise ValueError(f"model {cell.model} has no retrieval layer in its row: give `layer`, chosen on development data")
     return res
 
-# %% ../nbs/31_stages.ipynb #41600f9c
+# %% ../nbs/31_stages.ipynb #c88d589a
 def predict_cell(cell:Cell)->list[dict]:
     "Predictions of all languages of a cell from one loaded model"
     import torch
@@ -295,18 +302,17 @@ def predict_cell(cell:Cell)->list[dict]:
     torch.set_num_threads(r.threads)
     encoder,tok = load_encoder(s[-1] if s else None, cell.model)
     if torch.cuda.is_available(): encoder = encoder.cuda()
-    limit,t = cell.settings.get('eval_limit', 0),tasks[cell.target]
-    if not t.trained: return _retrieve(cell, encoder, tok, limit)
+    t = tasks[cell.target]
+    if not t.trained: return _retrieve(cell, encoder, tok)
     net = Net(encoder, [t]).to(encoder.device)
     net.heads.load_state_dict(load_file(place('models', s[-1].key)/'heads.safetensors'))
-    rows = [o for l in cell.langs for o in test_rows(cell.data, cell.target, l, limit)]
-    prints = [data_print(cell.data, cell.target, limit, 'test', l) for l in cell.langs]
-    return predict(net, tok, t, rows, enc=tokens(tok, cell.target, lambda: rows, prints, r))
+    rows = [o for l in cell.langs for o in cell.rows(l)]
+    return predict(net, tok, t, rows, enc=tokens(tok, cell.target, lambda: rows, [cell.print(l) for l in cell.langs], r))
 
-# %% ../nbs/31_stages.ipynb #9dec6d92
-def _retrieve(cell, encoder, tok, limit):
-    "Tatoeba and BUCC: no training; BUCC's threshold comes from the dev pools"
-    from xstilts.retrieval import embed,merge_duplicates,mined_rows,translate_pairs
+# %% ../nbs/31_stages.ipynb #4525b9cb
+def _retrieve(cell, encoder, tok):
+    "Tatoeba, BUCC and LAReQA: no training; BUCC's threshold comes from the dev pools"
+    from xstilts.retrieval import embed,merge_duplicates,mined_rows,rank_answers,translate_pairs
     layer,mining,kept = layer_of(cell),cell.target=='bucc2018',{}
     longest = min(tasks[cell.target].max_length, tok.model_max_length)
     def vectors(rows, side, split):
@@ -315,16 +321,19 @@ def _retrieve(cell, encoder, tok, limit):
         if kept.get((side,split), (0,))[0]!=texts: kept[side,split] = texts, embed(encoder, tok, rows, (layer,), max_length=longest)[layer]
         return kept[side,split][1]
     def sides(lang, split):
-        rows = test_rows(cell.data, cell.target, lang, limit, split)
+        rows = cell.rows(lang, split)
         parts = [[o for o in rows if o['side']==s] for s in ('foreign','english')]
         if mining: parts = [merge_duplicates(o) for o in parts]
         return *parts, *[vectors(o, s, split) for s,o in zip(('foreign','english'), parts)]
+    if cell.target=='lareqa':
+        rows = [o for l in cell.langs for o in cell.rows(l)]
+        return rank_answers(rows, vectors(rows, 'all', cell.split))
     res = []
     for l in cell.langs:
-        if not mining: res += translate_pairs(*sides(l, 'test'))
+        if not mining: res += translate_pairs(*sides(l, cell.split))
         else:
             threshold = mined_rows(*sides(l, 'dev'))[1]
-            res += mined_rows(*sides(l, 'test'), threshold)[0]
+            res += mined_rows(*sides(l, cell.split), threshold)[0]
     return res
 
 # %% ../nbs/31_stages.ipynb #e4028581

@@ -17,7 +17,7 @@ from .store import place,read_json
 from .study import AXES,Study,cells,floors
 from .tasks import tasks
 
-# %% ../nbs/41_tables.ipynb #1c90f100
+# %% ../nbs/41_tables.ipynb #f5de99c6
 def items_of(cell:Cell)->dict[str,Items]:
     "Per language what every test item contributes to the score; mined pairs are summed per sentence, because two models mine different ones"
     from xstilts.prediction import read_predictions
@@ -27,8 +27,7 @@ def items_of(cell:Cell)->dict[str,Items]:
         stats = item_stats(metric, rows)
         ids,clusters = [o['id'] for o in rows],[o['cluster'] for o in rows]
         if metric=='bitext_f1':
-            from xstilts.data import test_rows
-            every = sorted({o['cluster'] for o in test_rows(cell.data, cell.target, lang, cell.settings.get('eval_limit', 0)) if o['side']=='foreign'})
+            every = sorted({o['cluster'] for o in cell.rows(lang) if o['side']=='foreign'})
             at = {c: i for i,c in enumerate(every)}
             summed = np.zeros((len(every), stats.shape[1]))
             np.add.at(summed, [at[c] for c in clusters], stats)
@@ -36,18 +35,18 @@ def items_of(cell:Cell)->dict[str,Items]:
         res[lang] = Items(ids=ids, clusters=clusters, stats=stats)
     return {l: res[l] for l in cell.langs}
 
-# %% ../nbs/41_tables.ipynb #47e07bdd
+# %% ../nbs/41_tables.ipynb #86116a4f
 def majority(cell:Cell)->dict[str,float]|None:
     "Points per language of always giving the most frequent answer of the training task; None where there is no such answer"
-    from xstilts.data import test_rows,train_rows
+    from xstilts.data import train_rows
     t,metric = tasks[cell.target],tasks[cell.target].metric
-    limit,seen = cell.settings.get('eval_limit', 0),recipe(cell, 'target').train_limit
-    if t.kind=='pair':
+    seen = recipe(cell, 'target').train_limit
+    if t.kind in ('pair','choice'):
         top = Counter(o['label'] for o in train_rows(cell.data, cell.target, seen)).most_common(1)[0][0]
-        return {l: score(metric, [dict(gold=o['label'], pred=top) for o in test_rows(cell.data, cell.target, l, limit)])[metrics[metric].main] for l in cell.langs}
+        return {l: score(metric, [dict(gold=o['label'], pred=top) for o in cell.rows(l)])[metrics[metric].main] for l in cell.langs}
     if t.kind=='tags':
         top = Counter(x for o in train_rows(cell.data, cell.target, seen) for x in o['tags'] if x!='O').most_common(1)[0][0]
-        return {l: score(metric, [dict(gold=list(o['tags']), pred=[top]*len(o['tags'])) for o in test_rows(cell.data, cell.target, l, limit)])[metrics[metric].main] for l in cell.langs}
+        return {l: score(metric, [dict(gold=list(o['tags']), pred=[top]*len(o['tags'])) for o in cell.rows(l)])[metrics[metric].main] for l in cell.langs}
     return None
 
 # %% ../nbs/41_tables.ipynb #bba6875c
@@ -195,16 +194,15 @@ def cell_table(cell:Cell, result:dict, baseline:dict|None, n_boot:int=1000):
         return res|dict(items=result['scores'].get(l, {}).get('n', ''))
     return pd.DataFrame([row(l) for l in points]).fillna('')
 
-# %% ../nbs/41_tables.ipynb #ed95bc09
+# %% ../nbs/41_tables.ipynb #d90162ef
 def changed(cell:Cell, baseline:Cell, n:int=3):
     "A few test items per language that the intermediate stage fixed or broke"
     import pandas as pd
-    from xstilts.data import test_rows
     from xstilts.prediction import read_predictions
     one,two = [read_predictions(place('predictions', prediction_key(o)), o.target) for o in (baseline,cell)]
     metric,res = tasks[cell.target].metric,[]
     for l in [o for o in cell.langs if o!='en']:
-        texts = {o['id']: o for o in test_rows(cell.data, cell.target, l, cell.settings.get('eval_limit', 0))}
+        texts = {o['id']: o for o in cell.rows(l)}
         after = {o['id']: o for o in two[l]}
         for o in one[l]:
             if o['id'] not in after: continue

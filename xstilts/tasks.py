@@ -45,7 +45,7 @@ class Task:
     @property
     def trained(self)->bool: return self.kind!='retrieval'  # does phase 3 train anything?
 
-# %% ../nbs/02_tasks.ipynb #28b33ac7
+# %% ../nbs/02_tasks.ipynb #936f169f
 _L = lambda s: tuple(s.split())
 _L33 = 'af ar bg de el en es et eu fa fi fr he hi hu id it ja kk ko mr nl pt ru ta te th tl tr ur vi yo zh'
 _L36 = 'af ar bg bn de el es et eu fa fi fr he hi hu id it ja jv ka kk ko ml mr nl pt ru sw ta te th tl tr ur vi zh'
@@ -67,6 +67,8 @@ XTREME = (
          paper='Zweigenbaum et al. 2018, BUCC shared task', refused='the hub has gold pairs only, the official pools come from a folder'),
     Task(name='xcopa', kind='choice', metric='accuracy', category='classification', langs=_L('et ht id it qu sw ta th tr vi zh'), train_on='copa', select_on='copa', epochs=5, max_length=128,
          hub='cambridgeltl/xcopa', licence='CC BY 4.0', paper='arXiv:2005.00333', refused=_later),
+    Task(name='lareqa', kind='retrieval', metric='mean_average_precision', category='retrieval', langs=_L('ar de el en es hi ru th tr vi zh'), max_length=256,
+         hub='google-research-datasets/xquad_r', licence='CC BY-SA 4.0', paper='arXiv:2004.05484', refused=_later),
     Task(name='tatoeba', kind='retrieval', metric='retrieval_accuracy', category='retrieval', langs=_L(_L36), max_length=512, hub='google/xtreme',
          licence='CC BY 2.0 FR', paper='arXiv:1812.10464'))
 
