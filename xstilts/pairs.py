@@ -13,7 +13,7 @@ from random import Random
 from .meanings import LABELS,SLOTS,Event,complement,draw_in,edit,inside,label,noun,sound
 from .realise import say
 
-# %% ../nbs/06_pairs.ipynb #17b9ced4
+# %% ../nbs/06_pairs.ipynb #dfdc6390
 def _said(e):
     "The concepts a meaning puts into words"
     return {e.verb, e.pred, e.time, e.manner, *(x for o in e[1:5] if o for x in (o.head, o.adj))}-{None}
@@ -29,9 +29,10 @@ def _english(e): return [o.form.lower() for o in say('en', e)]
 def features(p:Event, h:Event)->list[str]:
     "What a linear model could go by, in English: the words of the premise and those of both, lengths, how many words are common, new and gone"
     a,b = _english(p),_english(h)
-    x,y = set(a),set(b)
-    counts = f'{len(x&y)} {len(y-x)} {len(x-y)} {p.neg} {h.neg}'
-    return [f'a {o}' for o in x]+[f'b {o}' for o in y]+[f'both {o}' for o in x&y]+[f'length {len(a)}', f'longer {len(a)-len(b)}', f'first {a[0]}', f'second {a[1]}', f'common {len(x&y)}', f'new {len(y-x)}', f'gone {len(x-y)}', counts]
+    x,y = dict.fromkeys(a),dict.fromkeys(b)  # in order: sums of fractions depend on it
+    both = [o for o in x if o in y]
+    counts = f'{len(both)} {len(y)-len(both)} {len(x)-len(both)} {p.neg} {h.neg}'
+    return [f'a {o}' for o in x]+[f'b {o}' for o in y]+[f'both {o}' for o in both]+[f'length {len(a)}', f'longer {len(a)-len(b)}', f'first {a[0]}', f'second {a[1]}', f'common {len(both)}', f'new {len(y)-len(both)}', f'gone {len(x)-len(both)}', counts]
 
 # %% ../nbs/06_pairs.ipynb #dcd8fe50
 class Balance:
