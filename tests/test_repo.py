@@ -68,7 +68,8 @@ def test_export_cells_are_short():
         assert len(cells)<66, (nb.name, len(cells))
         for c in cells:
             src = ''.join(c['source'])
-            if src.startswith('#| export'): assert src.count('\n')<=40, (nb.name, src.count('\n'), src[:80])
+            most = 80 if '(Realiser):' in src else 40  # a language is one class
+            if src.startswith('#| export'): assert src.count('\n')<=most, (nb.name, src.count('\n'), src[:80])
 
 
 def test_help_is_fast_and_light():

@@ -50,7 +50,7 @@ def pools(
         alone.append(e)
     return gold+tuple(alone[:n_alone]), gold+tuple(alone[n_alone:])
 
-# %% ../nbs/08_mini.ipynb #d72564f6
+# %% ../nbs/08_mini.ipynb #ef69e1b4
 VP = 'S[dcl]\\NP'
 def _verb_category(e, form):
     "What a verb still needs: an object, and whom it is for"
@@ -90,6 +90,7 @@ def supertags(e:Event, words)->list[str]:
         i = j
     return res
 
+# %% ../nbs/08_mini.ipynb #6f367946
 CCG = tuple(sorted({'.', 'NP', 'NP/N', 'N/N', 'N', 'PP/NP', 'S[adj]\\NP', _MOD, _SMOD, f'({_MOD})/NP', f'({_SMOD})/NP', f'({_MOD})/N', f'({_SMOD})/N', f'({VP})/(S[adj]\\NP)', f'({VP})/(S[b]\\NP)',
     '(S[b]\\NP)/(S[adj]\\NP)', *(x for f in ('b','dcl') for x in (f'S[{f}]\\NP', f'(S[{f}]\\NP)/NP', f'((S[{f}]\\NP)/PP)/NP'))}))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from .config import choose,settings,table,unknown
 
-# %% ../nbs/03_models.ipynb #3117f8b5
+# %% ../nbs/03_models.ipynb #2f097250
 @dataclass(frozen=True, kw_only=True)
 class Model:
     "One encoder: where it is, and which values suit it"
@@ -34,7 +34,7 @@ class Model:
 MINI_LANGS = ('en','de','es','ru','tr','sw','ja','hi')
 XTREME_LAYERS = 'github.com/google-research/xtreme third_party/evaluate_retrieval.py'
 models = table(
-    Model(name='mini', path='data:mini-encoder', family='mini', langs=MINI_LANGS, lr=1e-3, intermediate_lr=3e-4, freeze=True,
+    Model(name='mini', path='data:mini-encoder', family='mini', langs=MINI_LANGS, lr=5e-4, intermediate_lr=3e-4, freeze=True,
           reset_positions=True, layer=3, bilingual=True, source='params/models.yaml; the layer was chosen on the miniature Tatoeba dev set'),
     Model(name='mbert', path='google-bert/bert-base-multilingual-cased', family='bert', lr=2e-5, intermediate_lr=2e-5, layer=8, source=XTREME_LAYERS),
     Model(name='xlmr-base', path='FacebookAI/xlm-roberta-base', lr=2e-5, intermediate_lr=2e-5, source='arXiv:1911.02116'),
