@@ -21,6 +21,7 @@ target: [udpos, tatoeba]
 seed: 0
 eval_limit: 40
 target_train_limit: 128
+target_lr: 0.004
 intermediate_train_limit: 128
 target_epochs: 2
 intermediate_epochs: 1
