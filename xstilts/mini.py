@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['VP', 'CCG', 'SIZES', 'PLAIN', 'MAKERS', 'sentences', 'pools', 'supertags', 'entities', 'documents', 'follows',
-           'say_document', 'rows']
+           'say_document', 'answered', 'rows']
 
-# %% ../nbs/08_mini.ipynb #4d6ea80f
+# %% ../nbs/08_mini.ipynb #6e4edeee
 from functools import lru_cache
 from random import Random
 from .config import choose
 from .meanings import NP,SLOTS,Event,concepts,draw,draw_in,edit,inside,label,noun,sound
 from .pairs import anli,duplicates,nli,paraphrases,similar
 from .questions import causes,endings,four_answers,knowledge,questions,said_slot,span
-from .realise import LANGS,Word,realiser,say,text
+from .realise import LANGS,VERDICTS,Word,realiser,say,text,verdict
 
 # %% ../nbs/08_mini.ipynb #d92662b9
 @lru_cache
@@ -173,14 +173,20 @@ MAKERS = dict(mnli=_nli, xnli=_nli, anli=_pair(anli), qqp=_qqp, pawsx=_pair(para
     udpos=_tagged('udpos', lambda e,o: [w.tag for w in o]), panx=_tagged('panx', lambda e,o: entities(o)), ccg=_tagged('ccg', lambda e,o: supertags(e, o)),
     tatoeba=_tatoeba, bucc2018=_bucc, lareqa=_lareqa, text=_text)
 
-# %% ../nbs/08_mini.ipynb #e15cc2c5
+# %% ../nbs/08_mini.ipynb #a0136f94
 @lru_cache
 def documents(
     n:int, seed:int=0,
 )->tuple:  # each a tuple of (meaning, slot asked about or '', words only of this slot or '')
-    "Short documents about one person each, of the split `text`"
-    rng = Random(f'text {seed}')
-    return tuple(_document(rng) for _ in range(n))
+    "Short documents of the split `text`: about one person, and by turns whether something is so"
+    rng,asked = Random(f'text {seed}'),_whether(n//2, seed)
+    return tuple(asked[i//2] if i%2 else _document(rng) for i in range(n))
+
+def _whether(n, seed):
+    "What is said, asked and answered, balanced like the pairs of tasks: three of inference, then one of sentences whose parts may be exchanged"
+    a,b = iter(nli('text', n, seed, 'text')),iter(paraphrases('text', n//2, seed))
+    four = [(x,y,label(x, y)) if i%4==3 else (x,y,l) for i in range(n) for x,y,l in [next(b if i%4==3 else a)]]
+    return tuple(((x,'',''), (y,'whether',''), (y,'',VERDICTS[l or 'neutral'])) for x,y,l in four)
 
 def follows(rng:Random, e:Event)->Event|None:
     "Something else about the same event that is true if `e` is: more general, less told, or what the negation means"
@@ -193,7 +199,7 @@ def follows(rng:Random, e:Event)->Event|None:
 
 def _known(e): return e._replace(**{o: getattr(e, o)._replace(definite=True) for o in SLOTS if getattr(e, o)})
 
-# %% ../nbs/08_mini.ipynb #6426111d
+# %% ../nbs/08_mini.ipynb #00246b96
 def _document(rng):
     first = draw_in(rng, 'text')
     res = [first]
@@ -205,7 +211,7 @@ def _document(rng):
         res.append(e2 if sound(e2) and inside(e2, 'text') else e)
     res = [(o,'','') for o in res]
     plain = [o for o,*_ in res if o.verb!='be' and not o.neg]
-    if plain and rng.random()<.35:
+    if plain and rng.random()<.6:
         e = rng.choice(plain)
         ask = rng.choice([o for o in ('agent','patient','recipient','place','time') if getattr(e, o)])
         res += [(e,ask,''), (e,'',ask)]
@@ -213,7 +219,12 @@ def _document(rng):
 
 def say_document(lang:str, doc)->list[Word]:
     "The words of a document"
-    return [w for e,ask,only in doc for w in say(lang, e, ask) if not only or w.slot==only or w.concept=='stop']
+    def part(e, ask, only): return verdict(lang, only) if only in VERDICTS.values() else [w for w in say(lang, e, ask) if not only or w.slot==only or w.concept=='stop']
+    return [w for o in doc for w in part(*o)]
+
+def answered(doc)->bool:
+    "Does a document end in a question and its answer?"
+    return bool(doc[-1][2])
 
 # %% ../nbs/08_mini.ipynb #9e5a4d21
 def rows(

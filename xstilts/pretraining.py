@@ -14,7 +14,7 @@ from .batches import collate
 from .data import mirror_text
 from .tokens import flat
 
-# %% ../nbs/14_pretraining.ipynb #51695a3d
+# %% ../nbs/14_pretraining.ipynb #70443d34
 @dataclass(frozen=True, kw_only=True)
 class Shape:
     "The settings of a phase-1 stage besides those of its recipe"
@@ -29,6 +29,7 @@ class Shape:
     tlm_rate:float = .3         # share of rows that are a text and its translation, positions of the second from the start
     replace:str = '0 .36 .9'    # a row's share of words replaced by a translation: one of these, drawn per row
     mask:float = .25            # share of positions to guess in one text
+    answer_mask:float = .25     # ditto in the answer to a question that ends a text, which is then never replaced
     tlm_mask:float = .5         # ditto in a text with its translation
     split:float = 0.            # share of rows of one language that are read as two texts, cut after a sentence, as a pair of a task is
     next:float = 0.             # weight of BERT's second question, does the second text follow the first? asked where a row is read as two; 0 for no
@@ -40,13 +41,18 @@ class Shape:
 
 SHAPE_KEYS = tuple(o.name for o in fields(Shape))
 
-# %% ../nbs/14_pretraining.ipynb #44a02fd4
+# %% ../nbs/14_pretraining.ipynb #f6c7fdbc
 STOPS = '.?!。？！।؟'  # a word that ends in one of these ends a sentence
 
 class Corpus:
     "Documents of several languages as numbers of words"
-    def __init__(self, docs:dict, dictionary:dict):
-        self.docs,self.dictionary = docs,dictionary  # lang -> list of documents of (word, entry or None); entry -> {lang: word}
+    def __init__(self,
+        docs:dict,          # language -> list of documents of (word, entry or None)
+        dictionary:dict,    # entry -> {language: word}
+        tails:dict=None,    # language -> per document the number of words of the last question and of its answer, 0 0 for none
+    ):
+        self.docs,self.dictionary = docs,dictionary
+        self.tails = tails or {l: np.zeros((len(d), 2), np.int32) for l,d in docs.items()}
         words = {w for d in docs.values() for o in d for w,_ in o}|{w for e in dictionary.values() for w in e.values()}
         self.words = sorted(words)
         ix,ex = {w:i for i,w in enumerate(self.words)}, {e:i for i,e in enumerate(dictionary)}
@@ -59,40 +65,43 @@ class Corpus:
         w,e,at = self.packed[lang]
         return w[at[i]:at[i+1]], e[at[i]:at[i+1]]
     def n(self, lang)->int: return len(self.packed[lang][2])-1
-    def lengths(self, lang): return np.diff(self.packed[lang][2])
     def running(self):
         "Every word as often as it occurs, to train a tokenizer"
         for w,*_ in self.packed.values(): yield from (self.words[i] for i in w)
 
-# %% ../nbs/14_pretraining.ipynb #c3a82402
+# %% ../nbs/14_pretraining.ipynb #8d629688
 def mini_corpus(langs, documents:int, seed:int=0)->Corpus:
     "The text of the miniature world, the same documents in every language, with its dictionary"
-    from xstilts.mini import documents as draw,say_document
+    from xstilts.mini import answered,documents as draw,say_document
     from xstilts.realise import entry
     docs = draw(documents, seed)
     said = {l: [say_document(l, o) for o in docs] for l in langs}
     cells = sorted({(w.concept,w.cell) for d in said.values() for o in d for w in o if w.concept})
     found = {c: {l: e for l in langs if (e := entry(l, *c))} for c in cells}
-    return Corpus({l: [[(w.form, (w.concept,w.cell) if w.concept else None) for w in o] for o in d] for l,d in said.items()}, {c: e for c,e in found.items() if len(e)>1})
+    def tail(l, o): return [len(say_document(l, o[-2:-1])), len(say_document(l, o[-1:]))] if answered(o) else [0, 0]
+    tails = {l: np.array([tail(l, o) for o in docs], np.int32) for l in langs}
+    return Corpus({l: [[(w.form, (w.concept,w.cell) if w.concept else None) for w in o] for o in d] for l,d in said.items()}, {c: e for c,e in found.items() if len(e)>1}, tails)
 
-# %% ../nbs/14_pretraining.ipynb #aab5ae7d
+# %% ../nbs/14_pretraining.ipynb #26d665a7
 def window_rows(
-    corpus:Corpus, shape:Shape, parallel:bool,
-    n:int, updates:int=50,   # the number of the window, and the updates it holds
+    sizes:list,              # per language the pieces of each document
+    shape:Shape, parallel:bool,
+    n:int, updates:int=200,  # the number of the window, and the updates it holds
 )->list[np.ndarray]:         # per update (rows, 4): document, language, second language or -1, number of the row
     "The rows of a window of updates, similar lengths together, a pure function of (seed, window)"
-    rng,k,langs = np.random.default_rng([shape.seed, n]),updates*shape.rows,corpus.langs
-    a = rng.integers(len(langs), size=k)
-    b = np.where(rng.random(k)<shape.tlm_rate*parallel, (a+1+rng.integers(max(1, len(langs)-1), size=k))%len(langs), -1)
-    doc = (rng.random(k)*np.array([corpus.n(l) for l in langs])[a]).astype(int)
-    size = np.array([corpus.lengths(langs[l])[d] for l,d in zip(a, doc)])*np.where(b>=0, 2, 1)
+    rng,k,n_langs = np.random.default_rng([shape.seed, n]),updates*shape.rows,len(sizes)
+    a = rng.integers(n_langs, size=k)
+    b = np.where(rng.random(k)<shape.tlm_rate*parallel, (a+1+rng.integers(max(1, n_langs-1), size=k))%n_langs, -1)
+    doc = (rng.random(k)*np.array([len(o) for o in sizes])[a]).astype(int)
+    size = np.array([sizes[x][d]+(sizes[y][d] if y>=0 else 0) for x,y,d in zip(a, b, doc)])
     rows = np.stack([doc, a, b, n*k+np.arange(k)], 1)[np.argsort(size, kind='stable')]
     parts = [rows[i:i+shape.rows] for i in range(0, k, shape.rows)]
     return [parts[i] for i in rng.permutation(len(parts))]
 
 def masked(
     rng, x:np.ndarray, y:np.ndarray, swapped:np.ndarray,  # ids, originals, where the input was replaced
-    rate:float, tok,
+    rate,                                                 # one, or one per piece
+    tok,
 )->tuple[np.ndarray,np.ndarray]:                          # ids, labels (-100 where nothing is asked)
     "Hide pieces to guess: of the chosen 80 % become the mask, 10 % a random piece, 10 % stay (BERT, arXiv 1810.04805)"
     x = x.copy()
@@ -102,18 +111,19 @@ def masked(
     x[random] = rng.integers(len(tok.all_special_ids), len(tok), random.sum())
     return x, np.where(pick|swapped, y, -100)
 
-# %% ../nbs/14_pretraining.ipynb #3df9be48
+# %% ../nbs/14_pretraining.ipynb #e77ba113
 class LMFeed:
     "Batches for language modelling, a pure function of (seed, window)"
     def __init__(self, corpus:Corpus, tok, shape:Shape, recipe, first:int=2):
         self.corpus,self.shape,self.tok,self.first = corpus,shape,tok,first
         pieces = tok(corpus.words, add_special_tokens=False)['input_ids']
         self.at,self.flat = np.cumsum([0]+[len(o) for o in pieces]), np.array([x for o in pieces for x in o], np.int32)
-        self.order = [np.argsort(corpus.lengths(l), kind='stable') for l in corpus.langs]
+        self.sizes = [np.add.reduceat((self.at[w+1]-self.at[w]).astype(np.int64), at[:-1]) for w,_,at in map(corpus.packed.get, corpus.langs)]
+        self.order = [np.argsort(o, kind='stable') for o in self.sizes]
         self.rank = [np.argsort(o, kind='stable') for o in self.order]
         self.rates = [float(o) for o in shape.replace.split()]
         self.parallel = len({corpus.n(l) for l in corpus.langs})==1 and len(corpus.langs)>1 and len(corpus.dictionary)>0
-    def epoch(self, n:int)->list: return window_rows(self.corpus, self.shape, self.parallel, n)
+    def epoch(self, n:int)->list: return window_rows(self.sizes, self.shape, self.parallel, n)
     def swap(self, rng, w, e, lang:int, rate:float):
         "Words with some replaced by another language's"
         k = len(self.corpus.langs)
@@ -121,27 +131,30 @@ class LMFeed:
         there = np.where(e>=0, self.corpus.table[e, (lang+1+rng.integers(k-1, size=len(w)))%k], -1)
         return np.where((rng.random(len(w))<rate)&(there>=0), there, w)
     def cuts(self, rng, lang:int, doc:int)->list[slice]:
-        "The whole text, or its two parts before and after the end of a sentence"
-        w,_ = self.corpus.doc(self.corpus.langs[lang], doc)
-        at = np.flatnonzero(self.corpus.ends[w[:-1]])+1
+        "The whole text, or its two parts before and after the end of a sentence; a question with its answer is a part, and stands first or last"
+        (w,_),tail = self.corpus.doc(self.corpus.langs[lang], doc),int(self.corpus.tails[self.corpus.langs[lang]][doc].sum())
+        at = [len(w)-tail] if tail else np.flatnonzero(self.corpus.ends[w[:-1]])+1
         if not self.shape.split or not len(at) or rng.random()>=self.shape.split: return [slice(None)]
         i = at[rng.integers(len(at))]
-        return [slice(0, i), slice(i, None)]
+        return [slice(0, i), slice(i, None)][::-1 if tail and rng.random()<.5 else 1]
     def near(self, rng, lang:int, doc:int, reach:int=200)->int:
         "Another text of about the same length, so that rows of an update stay alike"
         order = self.order[lang]
         return int(order[np.clip(self.rank[lang][doc]+rng.integers(1, reach)*rng.choice((-1,1)), 0, len(order)-1)])
     def pieces(self, rng, lang:int, part:slice, doc:int, rate:float):
-        "Input ids, the original ids, and where the input was replaced, of a part of a document"
-        w,e = (o[part] for o in self.corpus.doc(self.corpus.langs[lang], doc))
-        use = self.swap(rng, w, e, lang, rate)
+        "Input ids, the original ids, where the input was replaced, and what is the answer to a question, of a part of a document"
+        l = self.corpus.langs[lang]
+        whole,e = self.corpus.doc(l, doc)
+        answer = (np.arange(len(whole))>=len(whole)-self.corpus.tails[l][doc,1])[part]
+        w,e = whole[part],e[part]
+        use = np.where(answer, w, self.swap(rng, w, e, lang, rate))
         n = self.at[use+1]-self.at[use]
         ids = self.flat[np.repeat(self.at[use]-np.cumsum(n)+n, n)+np.arange(n.sum())]
         swapped,head = np.repeat(use!=w, n), np.zeros(n.sum(), bool)
         head[np.cumsum(n)-n] = True
-        return ids, np.where(swapped, np.where(head, np.repeat(self.flat[self.at[w]], n), -100), ids), swapped
+        return ids, np.where(swapped, np.where(head, np.repeat(self.flat[self.at[w]], n), -100), ids), swapped, np.repeat(answer, n)
 
-# %% ../nbs/14_pretraining.ipynb #01498c7e
+# %% ../nbs/14_pretraining.ipynb #1d0515b1
 def lm_row(
     feed:LMFeed, doc:int, a:int, b:int, number:int,  # as in `window_rows`
 )->tuple[np.ndarray,np.ndarray,int,int]:             # ids, labels, where positions start again, does the second text follow? (-100: not asked)
@@ -157,7 +170,8 @@ def lm_row(
             if not follows: parts[1] = feed.pieces(rng, a, feed.cuts(rng, a, other := feed.near(rng, a, doc))[-1], other, rate)
     room,ids,labels,cut = s.row_length//len(parts)-2,[],[],10**6
     for i,part in enumerate(parts):
-        x,y = masked(rng, *[o[:room] for o in part], s.tlm_mask if b>=0 else s.mask, t)
+        *xys,answer = [o[:room] for o in part]
+        x,y = masked(rng, *xys, np.where(answer, s.answer_mask, s.tlm_mask if b>=0 else s.mask), t)
         ids += [t.cls_token_id if i==0 else t.sep_token_id, *x, t.sep_token_id]
         labels += [-100, *y, -100]
         if i==0 and len(parts)>1: cut = len(ids)
