@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from xstilts.config import settings
-from xstilts.data import WHERE, load, source_print, row_print, fingerprint, mirror_text
+from xstilts.data import SOURCES, load, source_print, row_print, fingerprint, mirror_text
 from xstilts.tasks import tasks
 
 pytestmark = pytest.mark.skipif(not settings().mirror.is_dir(), reason='no mirror of real data here: set XSTILTS_MIRROR')
@@ -45,7 +45,7 @@ def test_limited_rows_are_the_first():
 
 def test_a_changed_file_is_noticed(tmp_path, monkeypatch):
     "Rows in the store are named after the files they came from."
-    folder = tmp_path/Path(WHERE['xquad'][0])
+    folder = tmp_path/Path(SOURCES['xquad'][0].repo)
     folder.mkdir(parents=True)
     (folder/'a.parquet').write_text('one')
     monkeypatch.setenv('XSTILTS_MIRROR', str(tmp_path))

@@ -49,7 +49,7 @@ def choose(
     if value not in allowed: raise ValueError(unknown(what, value, allowed))
     return allowed[value] if hasattr(allowed, 'keys') else value
 
-# %% ../nbs/00_config.ipynb #7fd45ba5
+# %% ../nbs/00_config.ipynb #1261f70f
 ENGINES = ('local',)               # who can execute the nodes of a study
 ORIGINS = ('mini','hub','mirror')  # where rows of data can come from
 
@@ -62,6 +62,7 @@ class Settings:
     reports_path:Path            # rendered reports and the site
     artifacts_path:Path          # the store
     mirror:Path                  # local copies of hub repositories, <mirror>/<owner>/<name>
+    folders:Path|None=None       # licensed or packaged data, <folders>/<task>; None if there are none
     kernel_name:str = 'python3'  # the Jupyter kernel that executes notebooks
     data:str = 'mini'            # the origin of rows where a study does not say
     engine:str = 'local'         # who executes nodes where a study does not say
@@ -69,7 +70,7 @@ class Settings:
         choose('data origin', self.data, ORIGINS)
         choose('engine', self.engine, ENGINES)
 
-# %% ../nbs/00_config.ipynb #d368c351
+# %% ../nbs/00_config.ipynb #67b8d544
 @lru_cache
 def _read(start:Path, environ:tuple)->Settings:
     from fastcore.xtras import Config
@@ -79,10 +80,11 @@ def _read(start:Path, environ:tuple)->Settings:
     path = lambda name,default: root/env.get(f'XSTILTS_{name.removesuffix("_path").upper()}', d.get(name, default))
     words = {o: d[o] for o in ('kernel_name','data','engine') if o in d}
     return Settings(root=root, nbs_path=path('nbs_path','nbs'), params_path=path('params_path','params'), reports_path=path('reports_path','reports'),
-        artifacts_path=path('artifacts_path','artifacts'), mirror=path('mirror','mirror'), **words)
+        artifacts_path=path('artifacts_path','artifacts'), mirror=path('mirror','mirror'),
+        folders=path('folders','') if 'XSTILTS_FOLDERS' in env or d.get('folders') else None, **words)
 
 def settings(
     start:Path|str|None=None,  # where to look from, the current folder if None
 )->Settings:
     "The settings that hold in a folder: environment over settings.ini over defaults"
-    return _read(Path(start or '.').resolve(), tuple((k,v) for k,v in sorted(os.environ.items()) if k in ('XSTILTS_MIRROR','XSTILTS_ARTIFACTS','XSTILTS_REPORTS')))
+    return _read(Path(start or '.').resolve(), tuple((k,v) for k,v in sorted(os.environ.items()) if k in ('XSTILTS_MIRROR','XSTILTS_FOLDERS','XSTILTS_ARTIFACTS','XSTILTS_REPORTS')))

@@ -6,9 +6,9 @@
 __all__ = ['BUILT', 'CELL_KEYS', 'PHASES', 'Intermediate', 'intermediate', 'setting_names', 'Cell', 'recipe', 'Stage',
            'device_kind', 'data_print', 'start_print', 'stages', 'pretraining', 'load_encoder', 'tokens', 'train_stage',
            'run_stage', 'describe', 'circumstances', 'prediction_key', 'score_key', 'layer_of', 'predict_cell',
-           'run_cell', 'score_cell']
+           'run_cell', 'score_cell', 'told_of_data']
 
-# %% ../nbs/31_stages.ipynb #463ec355
+# %% ../nbs/31_stages.ipynb #1b169a3a
 import json,platform,time
 from dataclasses import asdict,dataclass,field,replace
 from functools import lru_cache
@@ -16,13 +16,13 @@ from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from .config import ORIGINS,choose,unknown
-from .data import langs,row_print,source_print,split_note,splits,test_rows,train_rows
+from .data import langs,left_out,overlap,row_print,source_print,split_note,splits,task_of,test_rows,train_from,train_rows
 from .languages import languages
 from .metrics import metrics,score
 from .models import model
 from .pretraining import SHAPE_KEYS,Shape
 from .store import VERSIONS,check_sealed,key,lock,place,read_json,seal,whole_folder,write_json
-from .tasks import same_data,tasks
+from .tasks import same_data,tasks,train_task
 from .training import RECIPE_KEYS,Recipe
 
 # %% ../nbs/31_stages.ipynb #7761cf94
@@ -97,7 +97,7 @@ class Cell:
     @property
     def baseline(self)->'Cell': return replace(self, intermediate='none', settings={k: v for k,v in self.settings.items() if not k.startswith('intermediate_')})
 
-# %% ../nbs/31_stages.ipynb #834a441c
+# %% ../nbs/31_stages.ipynb #8313c617
 def _check(c):
     "Every field of a cell, before any data is read"
     choose('data origin', c.data, ORIGINS)
@@ -105,11 +105,13 @@ def _check(c):
     inter = intermediate(c.intermediate)
     choose('target task', c.target, {k: v for k,v in tasks.items() if v.category!='other'})
     for o in (*inter.parts, c.target):
-        if c.data!='mini' and tasks[o].refused: raise ValueError(f"{o} cannot be loaded from {c.data}: {tasks[o].refused}")
         langs(c.data, o)
     if not isinstance(c.seed, int) or c.seed<0: raise ValueError(f"seed must be a whole number from 0, not {c.seed!r}")
     for k in c.settings: choose('setting', k, setting_names())
     for p in PHASES[1:]: recipe(c, p)
+    for p,o in [('intermediate', x) for x in inter.parts]+[('target', c.target)]*tasks[c.target].trained:
+        split = train_from(recipe(c, p).train_from, o)
+        if split==c.split and train_task(o)==c.target: raise ValueError(f"{p}_train_from: {c.target} is trained on its {split} split and scored on it (eval_split: {c.split}); choose another split for one of them")
     choose(f'eval_split of {c.target} in {c.data}', c.split, splits(c.data, c.target) if c.target!='bucc2018' else tuple(o for o in splits(c.data, c.target) if o!='dev'))
     c.langs
 
@@ -140,11 +142,11 @@ class Stage:
     @property
     def key(self)->str: return _stage_key(self)
 
-# %% ../nbs/31_stages.ipynb #25d85266
+# %% ../nbs/31_stages.ipynb #49edf4fd
 @lru_cache(maxsize=None)
 def _stage_key(s):
     facts = dict(tasks=s.tasks, data=s.data, seed=s.seed, recipe={k: v for k,v in asdict(s.recipe).items() if k!='checkpoint_steps'}, device=device_kind(),
-        rows=[data_print(s.data, o, s.recipe.train_limit) for o in s.tasks] or [source_print(s.data, 'text')], parent=s.parent.key if s.parent else None if s.kind=='pretrain' else start_print(s.model))
+        rows=[data_print(s.data, o, s.recipe.train_limit, given=s.recipe.train_from) for o in s.tasks] or [source_print(s.data, 'text')], parent=s.parent.key if s.parent else None if s.kind=='pretrain' else start_print(s.model))
     return key(s.kind, s.name, **facts, random=s.model.startswith('random:') and s.kind!='pretrain', tokens=VERSIONS['tokens'], shape=asdict(s.shape) if s.shape else None)
 
 def device_kind()->str:
@@ -153,9 +155,9 @@ def device_kind()->str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'
 
 @lru_cache(maxsize=None)
-def data_print(origin, task, limit, split='train', lang='en')->str:
+def data_print(origin, task, limit, split='train', lang='en', given='')->str:
     "The fingerprint of the rows a node uses"
-    return row_print(origin, task, split, lang, limit)
+    return row_print(origin, task, split, lang, limit, given)
 
 @lru_cache(maxsize=None)
 def start_print(name)->str:
@@ -205,9 +207,9 @@ def load_encoder(stage:'Stage|None', name:str, dropout:float=0.):
     path = folder_of(m)
     return backbone(path, dropout, random=0 if name.startswith('random:') else None), AutoTokenizer.from_pretrained(path)
 
-# %% ../nbs/31_stages.ipynb #ad3fd118
+# %% ../nbs/31_stages.ipynb #ce2751a2
 def tokens(
-    tok, task:str,
+    tok, task,       # a `tasks.Task`
     rows,            # called for the rows where the store does not have them
     prints,          # their fingerprint
     recipe:Recipe,   # max_length and reset_positions count
@@ -216,15 +218,15 @@ def tokens(
     import hashlib
     from xstilts.tokens import Encoded,encode
     vocabulary = hashlib.blake2b(tok.backend_tokenizer.to_str().encode(), digest_size=8).hexdigest()
-    k = key('tokens', task, rows=prints, tokenizer=vocabulary, max_length=recipe.max_length, reset=recipe.reset_positions)
+    k = key('tokens', task.name, rows=prints, tokenizer=vocabulary, max_length=recipe.max_length, reset=recipe.reset_positions)
     at = place('tokens', k)
     if not at.exists():
         with lock(k):
             if not at.exists():
-                with whole_folder(at) as d: encode(tok, rows(), tasks[task], recipe.max_length, recipe.reset_positions).save(d)
+                with whole_folder(at) as d: encode(tok, rows(), task, recipe.max_length, recipe.reset_positions).save(d)
     return Encoded.load(at)
 
-# %% ../nbs/31_stages.ipynb #21933897
+# %% ../nbs/31_stages.ipynb #f29cc83f
 def train_stage(stage:Stage, folder:Path, report=None):
     "Train; the network, the tokenizer and the log"
     import torch
@@ -236,10 +238,11 @@ def train_stage(stage:Stage, folder:Path, report=None):
     if stage.kind=='pretrain': return pretrain(stage.shape, r, folder, report)
     encoder,tok = load_encoder(stage.parent, stage.model, r.dropout)
     torch.manual_seed(stage.seed)
-    net = Net(encoder, [tasks[o] for o in stage.tasks], dropout=r.dropout)
+    learnt = {o: task_of(stage.data, o) for o in stage.tasks}
+    net = Net(encoder, learnt.values(), dropout=r.dropout)
     if torch.cuda.is_available(): net = net.cuda()
-    sets = {o: tokens(tok, o, lambda: train_rows(stage.data, o, r.train_limit), data_print(stage.data, o, r.train_limit), r) for o in stage.tasks}
-    groups = {o: len(train_rows(stage.data, o, 1)[0]['choices']) for o in stage.tasks if tasks[o].kind=='choice'}
+    sets = {o: tokens(tok, t, lambda: train_rows(stage.data, o, r.train_limit, r.train_from), data_print(stage.data, o, r.train_limit, given=r.train_from), r) for o,t in learnt.items()}
+    groups = {o: len(train_rows(stage.data, o, 1, r.train_from)[0]['choices']) for o,t in learnt.items() if t.kind=='choice'}
     return net, tok, train(net, TaskFeed(sets, r, stage.seed, tok.pad_token_id, first_position(encoder), groups), r, stage.seed, folder, report)
 
 # %% ../nbs/31_stages.ipynb #4d9c7c32
@@ -291,7 +294,7 @@ def layer_of(cell:Cell)->int|None:
     if res is None: raise ValueError(f"model {cell.model} has no retrieval layer in its row: give `layer`, chosen on development data")
     return res
 
-# %% ../nbs/31_stages.ipynb #c88d589a
+# %% ../nbs/31_stages.ipynb #145f505e
 def predict_cell(cell:Cell)->list[dict]:
     "Predictions of all languages of a cell from one loaded model"
     import torch
@@ -302,18 +305,18 @@ def predict_cell(cell:Cell)->list[dict]:
     torch.set_num_threads(r.threads)
     encoder,tok = load_encoder(s[-1] if s else None, cell.model)
     if torch.cuda.is_available(): encoder = encoder.cuda()
-    t = tasks[cell.target]
+    t = task_of(cell.data, cell.target)
     if not t.trained: return _retrieve(cell, encoder, tok)
     net = Net(encoder, [t]).to(encoder.device)
     net.heads.load_state_dict(load_file(place('models', s[-1].key)/'heads.safetensors'))
     rows = [o for l in cell.langs for o in cell.rows(l)]
-    return predict(net, tok, t, rows, enc=tokens(tok, cell.target, lambda: rows, [cell.print(l) for l in cell.langs], r))
+    return predict(net, tok, t, rows, enc=tokens(tok, t, lambda: rows, [cell.print(l) for l in cell.langs], r))
 
-# %% ../nbs/31_stages.ipynb #4525b9cb
+# %% ../nbs/31_stages.ipynb #aeb8e1e0
 def _retrieve(cell, encoder, tok):
     "Tatoeba, BUCC and LAReQA: no training; BUCC's threshold comes from the dev pools"
     from xstilts.retrieval import embed,merge_duplicates,mined_rows,rank_answers,translate_pairs
-    layer,mining,kept = layer_of(cell),cell.target=='bucc2018',{}
+    layer,mining,kept = layer_of(cell),cell.target in ('bucc2018','bucc2018_gold'),{}
     longest = min(tasks[cell.target].max_length, tok.model_max_length)
     def vectors(rows, side, split):
         "The English side is often the same for several languages: kept as long as its texts stay"
@@ -325,7 +328,7 @@ def _retrieve(cell, encoder, tok):
         parts = [[o for o in rows if o['side']==s] for s in ('foreign','english')]
         if mining: parts = [merge_duplicates(o) for o in parts]
         return *parts, *[vectors(o, s, split) for s,o in zip(('foreign','english'), parts)]
-    if cell.target=='lareqa':
+    if cell.target in ('lareqa','mewslix'):
         rows = [o for l in cell.langs for o in cell.rows(l)]
         return rank_answers(rows, vectors(rows, 'all', cell.split))
     res = []
@@ -353,7 +356,7 @@ def run_cell(cell:Cell, report=None)->Path:
         write_json(to, dict(score_cell(cell, read_predictions(folder, cell.target)), stages=[o.key for o in s], seconds=round(time.monotonic()-began, 2), **circumstances()))
     return to
 
-# %% ../nbs/31_stages.ipynb #a2f01328
+# %% ../nbs/31_stages.ipynb #e6406ea1
 def score_cell(cell:Cell, predictions:dict[str,list[dict]])->dict:
     "Scores per language with flags; a missing language is an error"
     missing = [o for o in cell.langs if o not in predictions]
@@ -361,9 +364,22 @@ def score_cell(cell:Cell, predictions:dict[str,list[dict]])->dict:
     metric = tasks[cell.target].metric
     scores = {l: score(metric, predictions[l])|dict(n=len(predictions[l])) for l in cell.langs}
     collapsed = [l for l in cell.langs if _one_class(cell.target, predictions[l])]
-    flags = [f"collapsed: one class predicted in {' '.join(collapsed)}"]*bool(collapsed)+[o for o in [split_note(cell.data, cell.target)] if o]
+    flags = [f"collapsed: one class predicted in {' '.join(collapsed)}"]*bool(collapsed)+[o for o in [split_note(cell.data, cell.target)] if o]+told_of_data(cell)
     return dict(schema=1, key=score_key(cell), parents=[prediction_key(cell)], model=cell.model, intermediate=cell.intermediate, target=cell.target, seed=cell.seed,
         data=cell.data, settings=dict(cell.settings), same_data=cell.same_data, main=metrics[metric].main, scores=scores, flags=flags)
+
+def told_of_data(cell:Cell)->list[str]:
+    "What a reader has to know of a cell's real training rows: an unusual split, rows left out, test items among them"
+    if cell.data=='mini': return []
+    res = []
+    for o in (o for s in stages(cell) for t in s.tasks for o in [(t,s.recipe)]):
+        task,r = train_task(o[0]),o[1]
+        split = train_from(r.train_from, task)
+        if split!='train': res.append(f"{task} is trained on its {split} split ({r.train_from})")
+        res += [x for x in [left_out(cell.data, task, split)] if x]
+        found = {l: overlap(cell.data, o[0], cell.rows(l), r.train_limit, r.train_from) for l in cell.langs}
+        if any(found.values()): res.append(f"test items among the training rows of {task}: {', '.join(f'{l} {n} of {len(cell.rows(l))}' for l,n in found.items() if n)}")
+    return list(dict.fromkeys(res))
 
 def _one_class(target, rows):
     "Does a classifier say the same of everything?"

@@ -19,7 +19,7 @@ from .config import choose
 SCHEDULES = ('linear','cosine','constant')
 PRECISIONS = ('auto','float32','bfloat16')
 
-# %% ../nbs/13_training.ipynb #f01d3bae
+# %% ../nbs/13_training.ipynb #62b5ee1b
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     "The settings of one training; defaults are jiant's XTREME recipe (jiant/shared/model_setup.py)"
@@ -41,6 +41,7 @@ class Recipe:
     freeze:bool=False           # keep the word embeddings as they are
     reset_positions:bool=False  # see `models.Model`
     train_limit:int=0           # use so many training rows; 0 for all
+    train_from:str=''           # another split to train on, or 'task:split task:split'; see `data.train_from`
     task_cap:int=0              # at most so many batches of one task per epoch; 0 for all
     threads:int=1               # of the processor, per stage
     checkpoint_steps:int=0      # write a checkpoint every so many updates; 0 for every five minutes
