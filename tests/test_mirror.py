@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from xstilts.config import settings
-from xstilts.data import SOURCES, load, source_print, row_print, fingerprint, mirror_text
+from xstilts.data import SOURCES, load, source_print, row_print, fingerprint, plain_text
 from xstilts.tasks import tasks
 
 pytestmark = pytest.mark.skipif(not settings().mirror.is_dir(), reason='no mirror of real data here: set XSTILTS_MIRROR')
@@ -64,4 +64,4 @@ def test_what_is_missing_is_named(task, split):
 
 def test_text_of_the_mirror_may_be_published():
     "Sources without the right to derive are left out."
-    assert len(mirror_text('sw', 50))==50
+    assert len(plain_text("mirror", "sw", 50))==50

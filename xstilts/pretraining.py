@@ -6,20 +6,20 @@
 __all__ = ['SHAPE_KEYS', 'STOPS', 'Shape', 'Corpus', 'mini_corpus', 'window_rows', 'masked', 'LMFeed', 'lm_row', 'lm_batch',
            'corpus_of', 'pretrain']
 
-# %% ../nbs/14_pretraining.ipynb #75c5373d
+# %% ../nbs/14_pretraining.ipynb #aeccf96f
 from dataclasses import dataclass,fields
 import numpy as np
 import torch
 from .batches import collate
-from .data import mirror_text
+from .data import plain_text
 from .tokens import flat
 
-# %% ../nbs/14_pretraining.ipynb #70443d34
+# %% ../nbs/14_pretraining.ipynb #421f64b2
 @dataclass(frozen=True, kw_only=True)
 class Shape:
     "The settings of a phase-1 stage besides those of its recipe"
     langs:str = 'en de es ru tr sw ja hi'   # languages, separated by spaces
-    origin:str = 'mini'         # where text comes from: 'mini' or 'mirror'
+    origin:str = 'mini'         # where text comes from: mini, mirror or hub (`data.plain_text`)
     documents:int = 40_000      # of each language
     vocab:int = 4000            # pieces
     lowercase:bool = True
@@ -185,12 +185,12 @@ def lm_batch(feed:LMFeed, update):
 
 LMFeed.micro = lambda self, update: iter([('mlm', lm_batch(self, update))])  # what the loop asks for: one forward pass of all rows
 
-# %% ../nbs/14_pretraining.ipynb #9a5cb54c
+# %% ../nbs/14_pretraining.ipynb #d1225c48
 def corpus_of(shape:Shape)->Corpus:
     "The text an encoder is made from"
     langs = tuple(shape.langs.split())
     if shape.origin=='mini': return mini_corpus(langs, shape.documents)
-    return Corpus({l: [[(w, None) for w in o.split()] for o in mirror_text(l, shape.documents)] for l in langs}, {})
+    return Corpus({l: [[(w, None) for w in o.split()] for o in plain_text(shape.origin, l, shape.documents)] for l in langs}, {})
 
 def pretrain(
     shape:Shape, recipe,  # a `training.Recipe`
