@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 from xstilts.config import settings
-from xstilts.data import SOURCES, load, source_print, row_print, fingerprint, plain_text
-from xstilts.tasks import tasks
+from xstilts.data import SOURCES, fingerprint, langs, left_out, load, overlap, plain_text, row_print, source_print, test_rows as rows_of_test
+from xstilts.tasks import COLUMNS as TASK_COLUMNS, tasks
 
 pytestmark = pytest.mark.skipif(not settings().mirror.is_dir(), reason='no mirror of real data here: set XSTILTS_MIRROR')
-COLUMNS = dict(pair={'text_a', 'text_b', 'label'}, tags={'tokens', 'tags'}, span={'question', 'context', 'question_lang', 'answers'}, retrieval={'text', 'side', 'gold_id'})
+COLUMNS = {k: {*v.split()} for k, v in TASK_COLUMNS.items()}
 # rows as their papers count them, or as the mirror's README does where it lacks some
 SIZES = dict(xnli=('test', 'sw', 5010), udpos=('test', 'ja', 2372), panx=('test', 'te', 1000), xquad=('test', 'ru', 1190), tydiqa=('test', 'fi', 782),
     tatoeba=('test', 'ko', 2000), squad_v1=('train', 'en', 87433))
@@ -34,6 +34,51 @@ def test_rows(task):
     if tasks[task].kind=='tags': assert {t for o in rows for t in o['tags']}<={*tasks[task].labels} and all(len(o['tokens'])==len(o['tags'])>0 for o in rows)
     if tasks[task].kind=='span': assert all(o['context'][s:s+len(t)]==t for o in rows for t, s in zip(o['answers']['text'], o['answers']['start']))
     if tasks[task].kind=='retrieval': assert {o['gold_id'] for o in rows}=={o['id'] for o in rows}
+
+
+# task -> (sets of a split and a language, rows in all), as the mirror has them; panx and mlqa are scored on their development sets
+THERE = dict(xnli=(30, 112500), pawsx=(9, 18000), udpos=(63, 155012), panx=(40, 272300), xquad=(11, 13090), mlqa=(7, 4199), tydiqa=(10, 8762), tatoeba=(36, 63384), xcopa=(22, 6600), lareqa=(11, 26104),
+    bucc2018_gold=(1, 514), masakhaner=(60, 152784), mnli=(1, 9815), anli=(1, 3198), qqp=(2, 19845), squad_v1=(2, 98003), squad_v2=(1, 11873), hellaswag=(2, 13410), cosmosqa=(1, 2985), csqa=(2, 10962), copa=(2, 500))
+
+
+@pytest.mark.parametrize('task', THERE)
+def test_every_set_of_a_task(task):
+    "All languages and splits that are there come out whole: columns, classes, clusters; nothing is lost without an error."
+    found, n, gaps = 0, 0, []
+    for split in ('train', 'dev', 'test'):
+        if split=='dev' and task in ('panx', 'mlqa'): continue
+        for lang in dict.fromkeys((*langs('mirror', task), 'en')):
+            if split=='train' and lang!='en' and task!='masakhaner': continue
+            try: rows = load('mirror', task, split, lang)
+            except ValueError as e:
+                gaps.append(str(e))
+                continue
+            assert set(rows[0])>={'id', 'lang', 'cluster', 'split'}|COLUMNS[tasks[task].kind]
+            assert all(o['cluster'] and o['lang']==lang for o in rows)
+            found, n = found+1, n+len(rows)
+    assert (found, n)==THERE[task], gaps
+    assert all(task in o for o in gaps)
+
+
+def test_rows_left_out_are_told():
+    "TyDiQA's training set has answers that are not where they are said to be."
+    load('mirror', 'tydiqa', 'train', 'en')
+    assert '11 of 3,696 rows cannot be used' in left_out('mirror', 'tydiqa')
+
+
+def test_questions_in_other_languages():
+    "MLQA's mixed pairs, which XTREME does not score, read the same way."
+    from xstilts.data import _part
+    from dataclasses import replace
+    rows = _part('mirror', 'mlqa', replace(SOURCES['mlqa'][0], config=lambda l: 'MLQA.de.en'), 'dev', 'de')
+    assert len(rows)==512 and rows[0]['question'].startswith('What')
+
+
+def test_known_overlap_is_caught():
+    "XQuAD's English contexts are paragraphs of SQuAD's development set, and none of its training set."
+    rows = rows_of_test('mirror', 'xquad', 'en')
+    assert overlap('mirror', 'squad_v1', rows, given='dev')>1100
+    assert overlap('mirror', 'squad_v1', rows)==0
 
 
 def test_limited_rows_are_the_first():

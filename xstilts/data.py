@@ -38,11 +38,11 @@ _iso3 = lambda l, other=_HUB3: other.get(l) or languages[l].iso3
 _english = lambda l: languages[l].english
 _SEEN = dict(train='train', dev='validation', test='test')
 
-# %% ../nbs/09_data.ipynb #de65a6af
+# %% ../nbs/09_data.ipynb #c4e61d6b
 _CLASS = {'not_duplicate':'different', '0':'different', '1':'paraphrase'}  # other names for the classes of QQP and PAWS-X
 def _pair(o, i, f, a='premise', b='hypothesis', label='label'):
     v = o[label]
-    if isinstance(v, int): v = f[label].int2str(v) if v>=0 else None
+    if isinstance(v, int): v = None if v<0 else f[label].int2str(v) if hasattr(f[label], 'int2str') else str(v)
     return v and dict(text_a=o[a], text_b=o[b], label=_CLASS.get(v, v), cluster=str(i))
 def _score(o, i, f): return dict(text_a=o['sentence1'], text_b=o['sentence2'], score=float(o['label']), cluster=str(i)) if o['label']>=0 else None
 def _tags(o, i, f, key='pos_tags'):

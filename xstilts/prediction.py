@@ -62,7 +62,7 @@ def answers(
         res.append(dict(pred='' if not texts or (null and no>best[0][0]) else texts[0], texts=texts, prob=[s for s,*_ in best], null_score=no))
     return res
 
-# %% ../nbs/21_prediction.ipynb #21ff152a
+# %% ../nbs/21_prediction.ipynb #50774d00
 def predict(
     net, tok, task:Task, rows,
     max_length:int=256, reset:bool=False, budget:int=8192,
@@ -79,7 +79,7 @@ def _softmax(x):
     return x/x.sum(-1, keepdims=True)
 def _classes(task, rows, enc, outs): return [dict(gold=o['label'], pred=task.labels[x.argmax()], prob=_softmax(x).tolist()) for o,x in zip(rows, outs)]
 def _scores(task, rows, enc, outs): return [dict(gold=o['score'], pred=float(x), prob=[]) for o,x in zip(rows, outs)]
-def _spans(task, rows, enc, outs): return [dict(gold=o['answers']['text'], **a) for o,a in zip(rows, answers(rows, enc, outs))]
+def _spans(task, rows, enc, outs): return [dict(gold=o['answers']['text'], **a) for o,a in zip(rows, answers(rows, enc, outs, null=task.name=='squad_v2'))]
 def _choices(task, rows, enc, outs):
     per = [np.array([float(outs[k]) for k in np.flatnonzero(enc.row==i)]) for i in range(len(rows))]
     return [dict(gold=o['label'], pred=int(x.argmax()), prob=_softmax(x).tolist()) for o,x in zip(rows, per)]

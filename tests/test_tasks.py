@@ -1,0 +1,69 @@
+"""Every task through tokens, training, prediction and metric, at toy size: of the miniature, and of real data where there is a mirror."""
+import math
+import os
+
+import pytest
+from xstilts.config import settings
+from xstilts.stages import Cell, run_cell, run_stage, stages
+from xstilts.store import read_json
+from xstilts.tasks import tasks
+
+mirror = pytest.mark.skipif(not settings().mirror.is_dir(), reason='no mirror of real data here: set XSTILTS_MIRROR')
+SMALL = dict(eval_limit=6, target_train_limit=8, target_epochs=1, intermediate_train_limit=8, intermediate_epochs=1)
+TARGETS = [k for k, o in tasks.items() if o.category!='other']
+MINI = [o for o in TARGETS if o not in ('mewslix', 'masakhaner', 'bucc2018_gold')]
+INTERMEDIATES = 'mnli anli qqp squad_v1 squad_v2 hellaswag ccg cosmosqa csqa stsb copa'.split()
+# what real sets the mirror can train and score; where it lacks training rows, another split trains
+REAL = dict(xnli='mnli:validation_matched', pawsx='pawsx:validation', udpos='', panx='', xquad='', mlqa='', tydiqa='', tatoeba='', xcopa='', masakhaner='')
+REAL_INTERMEDIATES = dict(squad_v1='', csqa='', qqp='', hellaswag='', copa='', mnli='mnli:validation_matched', anli='', cosmosqa='cosmosqa:dev', squad_v2='squad_v2:dev')
+LANGS = dict(pawsx='de zh', panx='en sw', mlqa='de', tydiqa='sw', tatoeba='sw', xcopa='sw', masakhaner='sw yo', udpos='ja de')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def store(tmp_path_factory):
+    os.environ['XSTILTS_ARTIFACTS'] = str(tmp_path_factory.mktemp('store'))
+    yield
+    del os.environ['XSTILTS_ARTIFACTS']
+
+
+def scored(cell):
+    res = read_json(run_cell(cell))
+    assert set(res['scores'])=={*cell.langs}
+    for o in res['scores'].values(): assert o['n']>0 and all(math.isfinite(v) for v in o.values())
+    return res
+
+
+@pytest.mark.parametrize('target', MINI)
+def test_targets_of_the_miniature(target): scored(Cell(model='random:mini', intermediate='none', target=target, seed=0, settings=SMALL|dict(languages='en de' if 'en' in tasks[target].langs and target!='tatoeba' else 'de ru')))
+
+
+@pytest.mark.parametrize('task', INTERMEDIATES)
+def test_intermediates_of_the_miniature(task):
+    s = stages(Cell(model='random:mini', intermediate=task, target='udpos', seed=0, settings=SMALL))[0]
+    assert math.isfinite(read_json(run_stage(s)/'stage.json')['log'][-1]['loss'])
+
+
+@mirror
+@pytest.mark.parametrize('target', REAL)
+def test_real_targets(target):
+    cell = Cell(model='random:mini', intermediate='none', target=target, seed=0, data='mirror', settings=SMALL|dict(target_train_from=REAL[target], languages=LANGS.get(target, 'en ru')))
+    told = ' '.join(scored(cell)['flags'])
+    assert not REAL[target] or 'is trained on its dev split' in told
+
+
+@mirror
+@pytest.mark.parametrize('task', [o for o in REAL_INTERMEDIATES if o!='anli'])
+def test_real_intermediates(task):
+    s = stages(Cell(model='random:mini', intermediate=task, target='tatoeba', seed=0, data='mirror', settings=SMALL|dict(intermediate_train_from=REAL_INTERMEDIATES[task])))[0]
+    assert math.isfinite(read_json(run_stage(s)/'stage.json')['log'][-1]['loss'])
+
+
+@mirror
+def test_training_and_scoring_on_one_split_is_refused():
+    with pytest.raises(ValueError, match='pawsx is trained on its dev split and scored on it'):
+        Cell(model='mini', intermediate='none', target='pawsx', seed=0, data='mirror', settings=dict(target_train_from='validation', eval_split='dev'))
+
+
+def test_a_suite_member_without_data_is_named():
+    with pytest.raises(ValueError, match='bucc2018 is on no hub and its folder is not there'): Cell(model='mini', intermediate='none', target='bucc2018', seed=0, data='hub')
+    with pytest.raises(ValueError, match='all_free leaves ccg out'): Cell(model='mini', intermediate='all', target='xnli', seed=0, data='hub')
