@@ -1,8 +1,15 @@
-"""Official folders: the benchmark's own numbers, and mistakes that must not look like a weak model."""
+"""Official folders: the benchmark's own numbers, our cells there and back, and mistakes that must not look like a weak model."""
 import json
+import os
+from types import MappingProxyType
 
 import pytest
+from xstilts.cli import main
 from xstilts.config import settings
+from xstilts.export import export_study
+from xstilts.stages import run_cell
+from xstilts.store import read_json
+from xstilts.study import Study, cells
 from xstilts.submission import members, score_folder
 from xstilts.tasks import tasks
 
@@ -68,6 +75,58 @@ def test_the_same_without_english():
         for k, v in o['mean_without_english'].items():
             rest = [s[k] for l, s in o['languages'].items() if l!='en']
             assert len(rest)==len(o['languages'])-('en' in members('xtreme')[t]) and close(v, sum(rest)/len(rest))
+
+
+# There and back
+
+FORMS = ['xnli', 'udpos', 'mlqa', 'bucc2018', 'tatoeba', 'xcopa', 'lareqa']  # one target per form of files
+
+
+@pytest.fixture(scope='module')
+def toy(tmp_path_factory):
+    "Cells of the miniature on an encoder that knows nothing: the study, its store, its exported folder"
+    folder = tmp_path_factory.mktemp('toy')
+    os.environ['XSTILTS_ARTIFACTS'] = str(folder/'artifacts')
+    study = Study(name='toy', report='', data='mini', axes=MappingProxyType(dict(model=['random:mini'], intermediate=['none'], target=FORMS, seed=[0])),
+        settings=MappingProxyType(dict(eval_limit=12, target_train_limit=32, target_epochs=1, layer=1)))
+    scores = {c.target: read_json(run_cell(c)) for c in cells(study)}
+    yield scores, export_study(study, folder/'out', part=True)[0]
+    del os.environ['XSTILTS_ARTIFACTS']
+
+
+@pytest.mark.parametrize('task', FORMS)
+def test_a_cell_there_and_back(task, toy):
+    "What is exported is scored as the cell was, every metric in every language."
+    scores, folder = toy
+    got = score_folder(folder/'predictions', folder/'labels', 'mini')['tasks'][task]
+    want = {l: {k: v for k, v in o.items() if k!='n'} for l, o in scores[task]['scores'].items()}
+    assert set(got['languages'])==set(want)
+    for l, o in want.items(): assert close(got['languages'][l], o), l
+    assert any(0<v<100 for o in want.values() for v in o.values())
+
+
+def test_a_cell_by_the_command_line(toy, tmp_path, capsys):
+    "export takes the name of a cell, score gives its mean, a part is only exported where it is asked for."
+    scores, _ = toy
+    key = scores['xnli']['key']
+    assert main(['export', key, '--to', str(tmp_path/'a')])==2
+    assert 'only the first 12 test items' in capsys.readouterr().err and not (tmp_path/'a').exists()
+    assert main(['export', key, '--to', str(tmp_path/'a'), '--part'])==0
+    assert 'MINIATURE' in (tmp_path/'a'/'README.txt').read_text()
+    capsys.readouterr()
+    assert main(['score', '--predictions', str(tmp_path/'a'/'predictions'), '--labels', str(tmp_path/'a'/'labels'), '--suite', 'mini', '--json', '--output', str(tmp_path/'s.json')])==0
+    res = json.loads(capsys.readouterr().out)
+    mine = [o['accuracy'] for o in scores['xnli']['scores'].values()]
+    assert close(res['tasks']['xnli']['score'], sum(mine)/len(mine)) and res==json.loads((tmp_path/'s.json').read_text())
+    assert main(['export', 'score-', '--to', str(tmp_path/'b'), '--part'])==2
+    assert f'{len(FORMS)} cells match' in capsys.readouterr().err
+
+
+def test_the_order_of_tatoeba(toy):
+    "The English sentences are sorted, so labels are a permutation and not the order of the rows."
+    _, folder = toy
+    labels = [int(o) for o in (folder/'labels'/'tatoeba'/'test-de.tsv').read_text().split()]
+    assert sorted(labels)==[*range(12)]!=labels
 
 
 # Mistakes
@@ -147,3 +206,12 @@ def test_what_is_not_there_is_named(folder):
     said = str(e.value)
     for o in ('5 problems', 'predictions/xnli: 1 of 15 languages are missing: test-sw.tsv', 'labels/udpos: 1 of 33 languages are missing: test-kk.tsv', "unknown task 'paws', did you mean 'pawsx'",
         'labels/tatoeba: no such folder', 'predictions/mlqa/test-zh.tsv: not a file of mlqa'): assert o in said, said
+
+
+def test_mistakes_leave_the_command_line_with_two(folder, capsys):
+    (folder/'predictions'/'xnli'/'test-sw.tsv').unlink()
+    args = ['score', '--predictions', str(folder/'predictions'), '--labels', str(folder/'labels'), '--output', str(folder/'s.json')]
+    assert main(args)==2
+    out, err = capsys.readouterr()
+    assert 'test-sw.tsv' in err and not out and not (folder/'s.json').exists()
+    assert main([*args[:-1], str(folder/'nowhere'/'s.json')])==2 and 'its folder does not exist' in capsys.readouterr().err
