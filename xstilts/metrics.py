@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['K_MAP', 'metrics', 'accuracy', 'retrieval_accuracy', 'mean_average_precision', 'token_accuracy', 'span_counts',
-           'f1_of_counts', 'span_f1', 'normalize_answer', 'squad_f1', 'squad_item', 'squad_em_f1', 'bitext_f1',
-           'best_threshold', 'Metric', 'item_stats', 'from_stats', 'score']
+           'f1_of_counts', 'span_f1', 'normalize_answer', 'squad_f1', 'squad_item', 'squad_em_f1', 'normalize_mlqa',
+           'mlqa_em_f1', 'bitext_f1', 'best_threshold', 'Metric', 'item_stats', 'from_stats', 'score']
 
-# %% ../nbs/20_metrics.ipynb #c8ccf30e
-import re,string,warnings
+# %% ../nbs/20_metrics.ipynb #db7c095d
+import re,string,unicodedata,warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass,field
+from functools import partial
 import numpy as np
 from .config import choose,table
 
@@ -86,14 +87,16 @@ def token_accuracy(
     "The share of tokens tagged right, sentences pooled, as for CCG supertagging (nyu-mll/jiant `tasks/evaluate/core.py`)"
     return _floats(_share(_token_matches(gold, pred).sum(0)))['accuracy']
 
-# %% ../nbs/20_metrics.ipynb #c63845de
+# %% ../nbs/20_metrics.ipynb #eab860ef
 def span_counts(
     gold:list[list[str]],  # tags of every sentence
     pred:list[list[str]],  # as many tags for each
+    whole:bool=False,      # is the whole tag the type of a chunk, as in seqeval 0.0.12?
 )->np.ndarray:             # (n_sentences, 3) int64: chunks in gold, chunks predicted, chunks in both
     "Chunks per sentence as `get_entities` of seqeval 1.2.2 groups the whole corpus, the default of its `f1_score`"
     from seqeval.metrics.sequence_labeling import get_entities
     _paired_tags(gold, pred)
+    if whole: gold,pred = ([[f"{t[0]}-{t.split('-')[-1]}" for t in o] for o in tags] for tags in (gold, pred))
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.* seems not to be NE tag', category=UserWarning)
         g,p = (set(get_entities([list(o) for o in tags])) for tags in (gold, pred))
@@ -120,7 +123,7 @@ def span_f1(
     "Corpus F1 over chunks, seqeval 1.2.2's `f1_score`, as for UDPOS and PAN-X (google-research/xtreme `evaluate.py`, arXiv:2003.11080)"
     return f1_of_counts(span_counts(gold, pred))
 
-# %% ../nbs/20_metrics.ipynb #e7b0b393
+# %% ../nbs/20_metrics.ipynb #a2970b52
 _PUNCT = str.maketrans('', '', string.punctuation)
 _ARTICLE = re.compile(r'\b(a|an|the)\b')
 
@@ -133,22 +136,24 @@ def normalize_answer(
 def squad_f1(
     pred:str,  # predicted answer
     gold:str,  # one right answer
+    norm:Callable=normalize_answer,  # an answer -> what is compared
 )->float:      # points
     "F1 over white-space words of the two answers as bags (SQuAD v1.1, arXiv:1606.05250)"
-    p,g = (normalize_answer(o).split() for o in (pred, gold))
+    p,g = (norm(o).split() for o in (pred, gold))
     both = sum((Counter(p)&Counter(g)).values())
     return 200*both/(len(p)+len(g)) if both else 0.
 
-# %% ../nbs/20_metrics.ipynb #3c7e9cb3
+# %% ../nbs/20_metrics.ipynb #269d7d57
 def squad_item(
     pred:str,         # predicted answer, '' for none
     golds:list[str],  # the right answers, [] if the question has none
+    norm:Callable=normalize_answer,
 )->tuple:             # exact match, F1; points
     "Both scores of one question against its best right answer (SQuAD v1.1, arXiv:1606.05250); without one, silence is right (SQuAD 2.0, arXiv:1806.03822)"
     if isinstance(golds, (str,dict)): raise ValueError(f"right answers must be a list of strings, not {golds!r}")
-    norm = normalize_answer(pred)
-    if not len(golds): return (100*float(not norm),)*2
-    return 100*float(any(norm==normalize_answer(o) for o in golds)), max(squad_f1(pred, o) for o in golds)
+    said = norm(pred)
+    if not len(golds): return (100*float(not said),)*2
+    return 100*float(any(said==norm(o) for o in golds)), max(squad_f1(pred, o, norm) for o in golds)
 
 def _answers(gold, pred): # (n, 3): exact match, F1, 1
     _paired(gold, pred)
@@ -162,6 +167,34 @@ def squad_em_f1(
 )->dict[str,float]:                # 'f1' and 'exact_match' in points
     "Means over questions, as for XQuAD and TyDiQA in every language (google-research/xtreme `third_party/evaluate_squad.py`)"
     return _floats(_answer_means(_answers(gold_answers, pred).sum(0)))
+
+# %% ../nbs/20_metrics.ipynb #7e24ae36
+_ARTICLES = dict(en='a an the', es='un una unos unas el la los las', de='ein eine einen einem eines einer der die das den dem des', vi='của là cái chiếc những')
+_MLQA = {k: re.compile(rf"\b({'|'.join(v.split())})\b") for k,v in _ARTICLES.items()}|dict(ar=re.compile('ال'))
+_HAN = re.compile(r'[\u4e00-\u9fa5]')
+
+def normalize_mlqa(
+    s:str,     # an answer
+    lang:str,  # the language it is in
+)->str:        # what is compared
+    "`s` in lower case without punctuation, articles of `lang` and extra space (MLQA, arXiv:1910.07475, google-research/xtreme `third_party/evaluate_mlqa.py`)"
+    s = ''.join(c for c in s.lower() if c not in string.punctuation and unicodedata.category(c)[0]!='P')
+    if lang in _MLQA: s = _MLQA[lang].sub(' ', s)
+    if lang=='zh': s = _HAN.sub(r' \g<0> ', s)
+    return ' '.join(s.split())
+
+# %% ../nbs/20_metrics.ipynb #61965fcf
+def _mlqa_answers(gold, pred, lang): # (n, 3): exact match, F1, 1
+    _paired(gold, pred)
+    return np.array([[*squad_item(p, g, partial(normalize_mlqa, lang=l)),1] for g,p,l in zip(gold, pred, lang)])
+
+def mlqa_em_f1(
+    gold_answers:list[list[str]],  # the right answers of every question
+    pred:list[str],                # one answer to each
+    lang:str,                      # of the contexts, and so of the answers
+)->dict[str,float]:                # 'f1' and 'exact_match' in points
+    "Means over questions of one language, as for MLQA (google-research/xtreme `third_party/evaluate_mlqa.py`)"
+    return _floats(_answer_means(_mlqa_answers(gold_answers, pred, [lang]*len(pred)).sum(0)))
 
 # %% ../nbs/20_metrics.ipynb #e16bca20
 def _pairs(gold, pred): # (n, 3): in gold, predicted, in both
@@ -198,7 +231,7 @@ def best_threshold(
     mid = (last+dropped)/2
     return float(mid if mid>dropped else last), float(f1[i])  # neighbours in float have no middle
 
-# %% ../nbs/20_metrics.ipynb #47d3fe7c
+# %% ../nbs/20_metrics.ipynb #c4959777
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     "One metric: what it counts per item, which scores follow from the sums, which of them is reported"
@@ -206,6 +239,7 @@ class Metric:
     main:str                             # the score that is reported
     floor:str                            # what a model without knowledge gets
     source:str                           # the code or paper it follows
+    columns:tuple[str,...]=('gold','pred')  # of the rows, what `stats` takes
     stats:Callable=field(repr=False)     # (gold, pred) -> (n, k) counts per item
     values:Callable=field(repr=False)    # (..., k) summed counts -> name -> (...) points
 
@@ -225,21 +259,24 @@ metrics = table(
     Metric(name='token_accuracy', main='accuracy', floor='share of the most frequent tag', source='nyu-mll/jiant tasks/evaluate/core.py',
            stats=_token_matches, values=_share),
     Metric(name='span_f1', main='f1', floor='one tag for every token: near 0', source=f'seqeval 1.2.2, {_XTREME}', stats=span_counts, values=_rates),
+    Metric(name='span_f1_2020', main='f1', floor='one tag for every token: near 0', source=f'seqeval 0.0.12, {_XTREME}', stats=partial(span_counts, whole=True), values=_rates),
     Metric(name='qa', main='f1', floor='no answer: the share of unanswerable questions', source='SQuAD v1.1, arXiv:1606.05250, arXiv:1806.03822',
            stats=_answers, values=_answer_means),
+    Metric(name='mlqa', main='f1', floor='near 0', source='google-research/xtreme third_party/evaluate_mlqa.py, arXiv:1910.07475', columns=('gold','pred','lang'),
+           stats=_mlqa_answers, values=_answer_means),
     Metric(name='bitext_f1', main='f1', floor='no pair: 0', source=_XTREME, stats=_pairs, values=_rates),
     Metric(name='pearson', main='pearson', floor='one number for all: 0', source='GLUE, arXiv:1804.07461', stats=_moments, values=_correlation),
     Metric(name='mean_average_precision', main='map20', floor='near 0', source='google-research/xtreme utils_lareqa.py, arXiv:2104.07412', stats=_precisions, values=_mean_precision),
     Metric(name='retrieval_accuracy', main='accuracy', floor='one in as many as there are candidates', source=_XTREME, stats=_matches, values=_share))
 
-# %% ../nbs/20_metrics.ipynb #1bcac042
+# %% ../nbs/20_metrics.ipynb #450fa3bb
 def item_stats(
     metric_name:str,   # a row of `metrics`
-    rows:list[dict],   # with 'gold' and 'pred': labels, lists of tags, list[str] and str for qa, two bools for a pair
+    rows:list[dict],   # with 'gold' and 'pred': labels, lists of tags, list[str] and str for qa, two bools for a pair; 'lang' for mlqa
 )->np.ndarray:         # (n_items, k) float64
     "What each item adds to the sums from which its metric is computed"
     o = choose('metric', metric_name, metrics)
-    return o.stats([r['gold'] for r in rows], [r['pred'] for r in rows]).astype(np.float64)
+    return o.stats(*[[r[c] for r in rows] for c in o.columns]).astype(np.float64)
 
 def from_stats(
     metric_name:str,   # a row of `metrics`

@@ -194,7 +194,7 @@ def cell_table(cell:Cell, result:dict, baseline:dict|None, n_boot:int=1000):
         return res|dict(items=result['scores'].get(l, {}).get('n', ''))
     return pd.DataFrame([row(l) for l in points]).fillna('')
 
-# %% ../nbs/41_tables.ipynb #d90162ef
+# %% ../nbs/41_tables.ipynb #1ededd00
 def changed(cell:Cell, baseline:Cell, n:int=3):
     "A few test items per language that the intermediate stage fixed or broke"
     import pandas as pd
@@ -206,7 +206,7 @@ def changed(cell:Cell, baseline:Cell, n:int=3):
         after = {o['id']: o for o in two[l]}
         for o in one[l]:
             if o['id'] not in after: continue
-            a,b = [score(metric, [dict(gold=x['gold'], pred=x['pred'])])[metrics[metric].main] if metric!='bitext_f1' else 100.*(x['gold']==x['pred']) for x in (o,after[o['id']])]
+            a,b = [score(metric, [x])[metrics[metric].main] if metric!='bitext_f1' else 100.*(x['gold']==x['pred']) for x in (o,after[o['id']])]
             kind = 'fixed' if a<50<=b else 'broken' if b<50<=a else ''
             if kind and sum(r['language']==l and r['what']==kind for r in res)<n:
                 res.append(dict(language=l, what=kind, item=_shown(texts.get(o['id'], {}), o['id']), gold=_short(o['gold']), before=_short(o['pred']), after=_short(after[o['id']]['pred'])))

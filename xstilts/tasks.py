@@ -46,7 +46,7 @@ class Task:
     @property
     def trained(self)->bool: return self.kind!='retrieval'  # does phase 3 train anything?
 
-# %% ../nbs/02_tasks.ipynb #255582d8
+# %% ../nbs/02_tasks.ipynb #c3d25598
 _L = lambda s: tuple(s.split())
 _L33 = 'af ar bg de el en es et eu fa fi fr he hi hu id it ja kk ko mr nl pt ru ta te th tl tr ur vi yo zh'
 _L36 = 'af ar bg bn de el es et eu fa fi fr he hi hu id it ja jv ka kk ko ml mr nl pt ru sw ta te th tl tr ur vi zh'
@@ -60,7 +60,7 @@ XTREME = (
     Task(name='panx', kind='tags', metric='span_f1', category='tagging', langs=_L(_L33+' bn jv ka ml ms my sw'), labels=NER, epochs=10, hub='google/xtreme', paper='Pan et al. 2017, ACL P17-1178'),
     Task(name='xquad', kind='span', metric='qa', category='qa', langs=_L('ar de el en es hi ru th tr vi zh'), train_on='squad_v1', select_on='squad_v1',
          batch_size=16, max_length=384, hub='google/xtreme', licence='CC BY-SA 4.0', paper='arXiv:1910.11856'),
-    Task(name='mlqa', kind='span', metric='qa', category='qa', langs=_L('ar de en es hi vi zh'), train_on='squad_v1', select_on='squad_v1',
+    Task(name='mlqa', kind='span', metric='mlqa', category='qa', langs=_L('ar de en es hi vi zh'), train_on='squad_v1', select_on='squad_v1',
          batch_size=16, max_length=384, hub='google/xtreme', licence='CC BY-SA 3.0', paper='arXiv:1910.07475'),
     Task(name='tydiqa', kind='span', metric='qa', category='qa', langs=_L('ar bn en fi id ko ru sw te'), batch_size=16, max_length=384,
          hub='google/xtreme', licence='Apache 2.0', paper='arXiv:2003.05002'),
