@@ -2,7 +2,7 @@
 import datasets
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
-from xstilts import data
+from xstilts import data, sources
 
 MNLI = ClassLabel(names=['entailment', 'neutral', 'contradiction'])
 PAIRS = Features(premise=Value('string'), hypothesis=Value('string'), label=MNLI)
@@ -22,10 +22,10 @@ def hub(monkeypatch):
         if repo=='allenai/social_i_qa': raise RuntimeError('Dataset scripts are no longer supported, but found social_i_qa.py')
         raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{repo}' doesn't exist on the Hub or cannot be accessed.")
     monkeypatch.setattr(datasets, 'load_dataset', load_dataset)
-    data._whole.cache_clear()
+    sources._whole.cache_clear()
     data.load.cache_clear()
     yield
-    data._whole.cache_clear()
+    sources._whole.cache_clear()
     data.load.cache_clear()
 
 

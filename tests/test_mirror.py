@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from xstilts.config import settings
-from xstilts.data import SOURCES, fingerprint, langs, left_out, load, overlap, plain_text, row_print, source_print, test_rows as rows_of_test
+from xstilts.data import fingerprint, langs, left_out, load, overlap, row_print, source_print, test_rows as rows_of_test
+from xstilts.sources import SOURCES, plain_text
 from xstilts.tasks import COLUMNS as TASK_COLUMNS, tasks
 
 pytestmark = pytest.mark.skipif(not settings().mirror.is_dir(), reason='no mirror of real data here: set XSTILTS_MIRROR')
@@ -68,7 +69,7 @@ def test_rows_left_out_are_told():
 
 def test_questions_in_other_languages():
     "MLQA's mixed pairs, which XTREME does not score, read the same way."
-    from xstilts.data import _part
+    from xstilts.sources import _part
     from dataclasses import replace
     rows = _part('mirror', 'mlqa', replace(SOURCES['mlqa'][0], config=lambda l: 'MLQA.de.en'), 'dev', 'de')
     assert len(rows)==512 and rows[0]['question'].startswith('What')

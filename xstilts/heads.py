@@ -102,7 +102,7 @@ class Head(nn.Module):
         if self.kind=='choice': return classes(logits.view(-1, b['n_choices']), b['label'].view(-1, b['n_choices'])[:,0])
         return classes(logits, b['label'])
 
-# %% ../nbs/12_heads.ipynb #457414da
+# %% ../nbs/12_heads.ipynb #6c8ac78e
 class MLMHead(nn.Module):
     "Guesses pieces at the labelled positions only; the last layer is the embedding table"
     def __init__(self, hidden:int, vocab:int):
@@ -114,13 +114,12 @@ class MLMHead(nn.Module):
 
 class Net(nn.Module):
     "An encoder with one head per task; `mlm` is a task like others"
-    def __init__(self, encoder, tasks=(), mlm:bool=False, dropout:float=.1, follows:bool=False):
+    def __init__(self, encoder, tasks=(), mlm:bool=False, dropout:float=.1):
         super().__init__()
         self.encoder = encoder
         h = encoder.config.hidden_size
         self.heads = nn.ModuleDict({o.name: Head(o, h, dropout) for o in tasks})
         if mlm: self.heads['mlm'] = MLMHead(h, encoder.config.vocab_size)
-        if follows: self.heads['follows'] = nn.Linear(h, 2)
     def hidden(self, b:dict)->Tensor:
         pos = {'position_ids': b['position_ids']} if self.encoder.config.model_type in POSITIONED else {}
         return self.encoder(input_ids=b['input_ids'], attention_mask=b['attention_mask'], **pos).last_hidden_state
@@ -129,7 +128,5 @@ class Net(nn.Module):
         h,head = self.hidden(b), self.heads[task]
         if task!='mlm': return head.loss(head(h), b)
         keep = b['labels']!=-100
-        loss,n = classes(head(h[keep], self.encoder.get_input_embeddings().weight), b['labels'][keep])
-        if 'follows' in b: loss = loss+b['weight']*classes(self.heads['follows'](h[:,0]), b['follows'])[0]
-        return loss, n
+        return classes(head(h[keep], self.encoder.get_input_embeddings().weight), b['labels'][keep])
     def logits(self, b:dict, task:str)->Tensor: return self.heads[task](self.hidden(b))

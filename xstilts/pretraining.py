@@ -6,20 +6,20 @@
 __all__ = ['SHAPE_KEYS', 'STOPS', 'Shape', 'Corpus', 'mini_corpus', 'window_rows', 'masked', 'LMFeed', 'lm_row', 'lm_batch',
            'corpus_of', 'pretrain']
 
-# %% ../nbs/14_pretraining.ipynb #aeccf96f
+# %% ../nbs/14_pretraining.ipynb #d82e651b
 from dataclasses import dataclass,fields
 import numpy as np
 import torch
 from .batches import collate
-from .data import plain_text
+from .sources import plain_text
 from .tokens import flat
 
-# %% ../nbs/14_pretraining.ipynb #421f64b2
+# %% ../nbs/14_pretraining.ipynb #35148fc6
 @dataclass(frozen=True, kw_only=True)
 class Shape:
     "The settings of a phase-1 stage besides those of its recipe"
     langs:str = 'en de es ru tr sw ja hi'   # languages, separated by spaces
-    origin:str = 'mini'         # where text comes from: mini, mirror or hub (`data.plain_text`)
+    origin:str = 'mini'         # where text comes from: mini, mirror or hub (`sources.plain_text`)
     documents:int = 40_000      # of each language
     vocab:int = 4000            # pieces
     lowercase:bool = True
@@ -32,7 +32,6 @@ class Shape:
     answer_mask:float = .25     # ditto in the answer to a question that ends a text, which is then never replaced
     tlm_mask:float = .5         # ditto in a text with its translation
     split:float = 0.            # share of rows of one language that are read as two texts, cut after a sentence, as a pair of a task is
-    next:float = 0.             # weight of BERT's second question, does the second text follow the first? asked where a row is read as two; 0 for no
     rows:int = 32               # per update
     row_length:int = 128        # pieces
     seed:int = 0                # of weights, rows and masks
@@ -111,7 +110,7 @@ def masked(
     x[random] = rng.integers(len(tok.all_special_ids), len(tok), random.sum())
     return x, np.where(pick|swapped, y, -100)
 
-# %% ../nbs/14_pretraining.ipynb #e77ba113
+# %% ../nbs/14_pretraining.ipynb #202d2481
 class LMFeed:
     "Batches for language modelling, a pure function of (seed, window)"
     def __init__(self, corpus:Corpus, tok, shape:Shape, recipe, first:int=2):
@@ -119,8 +118,6 @@ class LMFeed:
         pieces = tok(corpus.words, add_special_tokens=False)['input_ids']
         self.at,self.flat = np.cumsum([0]+[len(o) for o in pieces]), np.array([x for o in pieces for x in o], np.int32)
         self.sizes = [np.add.reduceat((self.at[w+1]-self.at[w]).astype(np.int64), at[:-1]) for w,_,at in map(corpus.packed.get, corpus.langs)]
-        self.order = [np.argsort(o, kind='stable') for o in self.sizes]
-        self.rank = [np.argsort(o, kind='stable') for o in self.order]
         self.rates = [float(o) for o in shape.replace.split()]
         self.parallel = len({corpus.n(l) for l in corpus.langs})==1 and len(corpus.langs)>1 and len(corpus.dictionary)>0
     def epoch(self, n:int)->list: return window_rows(self.sizes, self.shape, self.parallel, n)
@@ -137,10 +134,6 @@ class LMFeed:
         if not self.shape.split or not len(at) or rng.random()>=self.shape.split: return [slice(None)]
         i = at[rng.integers(len(at))]
         return [slice(0, i), slice(i, None)][::-1 if tail and rng.random()<.5 else 1]
-    def near(self, rng, lang:int, doc:int, reach:int=200)->int:
-        "Another text of about the same length, so that rows of an update stay alike"
-        order = self.order[lang]
-        return int(order[np.clip(self.rank[lang][doc]+rng.integers(1, reach)*rng.choice((-1,1)), 0, len(order)-1)])
     def pieces(self, rng, lang:int, part:slice, doc:int, rate:float):
         "Input ids, the original ids, where the input was replaced, and what is the answer to a question, of a part of a document"
         l = self.corpus.langs[lang]
@@ -154,20 +147,16 @@ class LMFeed:
         head[np.cumsum(n)-n] = True
         return ids, np.where(swapped, np.where(head, np.repeat(self.flat[self.at[w]], n), -100), ids), swapped, np.repeat(answer, n)
 
-# %% ../nbs/14_pretraining.ipynb #1d0515b1
+# %% ../nbs/14_pretraining.ipynb #0cff25db
 def lm_row(
     feed:LMFeed, doc:int, a:int, b:int, number:int,  # as in `window_rows`
-)->tuple[np.ndarray,np.ndarray,int,int]:             # ids, labels, where positions start again, does the second text follow? (-100: not asked)
+)->tuple[np.ndarray,np.ndarray,int]:                 # ids, labels, where positions start again
     "One row: a text, or a text and its translation"
-    s,t,rng,follows = feed.shape,feed.tok,np.random.default_rng([feed.shape.seed, 7, int(number)]),-100
+    s,t,rng = feed.shape,feed.tok,np.random.default_rng([feed.shape.seed, 7, int(number)])
     if b>=0: parts = [feed.pieces(rng, l, slice(None), doc, 0.) for l in (a,b)]
     else:
         rate = feed.rates[rng.integers(len(feed.rates))]
-        cuts = feed.cuts(rng, a, doc)
-        parts = [feed.pieces(rng, a, o, doc, rate) for o in cuts]
-        if s.next and len(cuts)>1:
-            follows = int(rng.random()<.5)
-            if not follows: parts[1] = feed.pieces(rng, a, feed.cuts(rng, a, other := feed.near(rng, a, doc))[-1], other, rate)
+        parts = [feed.pieces(rng, a, o, doc, rate) for o in feed.cuts(rng, a, doc)]
     room,ids,labels,cut = s.row_length//len(parts)-2,[],[],10**6
     for i,part in enumerate(parts):
         *xys,answer = [o[:room] for o in part]
@@ -175,17 +164,16 @@ def lm_row(
         ids += [t.cls_token_id if i==0 else t.sep_token_id, *x, t.sep_token_id]
         labels += [-100, *y, -100]
         if i==0 and len(parts)>1: cut = len(ids)
-    return np.array(ids), np.array(labels), cut, follows
+    return np.array(ids), np.array(labels), cut
 
 def lm_batch(feed:LMFeed, update):
     "The padded batch of an update"
     made = [lm_row(feed, *o) for o in update]
-    res = collate(flat([o[0] for o in made], restart=[o[2] for o in made], y=dict(labels=np.concatenate([o[1] for o in made]))), range(len(made)), feed.tok.pad_token_id, feed.first, multiple=2)
-    return res|({'follows': torch.tensor([o[3] for o in made]), 'weight': feed.shape.next} if feed.shape.next else {})
+    return collate(flat([o[0] for o in made], restart=[o[2] for o in made], y=dict(labels=np.concatenate([o[1] for o in made]))), range(len(made)), feed.tok.pad_token_id, feed.first, multiple=2)
 
 LMFeed.micro = lambda self, update: iter([('mlm', lm_batch(self, update))])  # what the loop asks for: one forward pass of all rows
 
-# %% ../nbs/14_pretraining.ipynb #d1225c48
+# %% ../nbs/14_pretraining.ipynb #f737ab6c
 def corpus_of(shape:Shape)->Corpus:
     "The text an encoder is made from"
     langs = tuple(shape.langs.split())
@@ -203,5 +191,5 @@ def pretrain(
     from xstilts.training import train
     corpus = corpus_of(shape)
     tok = train_tokenizer(corpus.running(), shape.vocab, shape.lowercase, shape.row_length)
-    net = Net(new_encoder(len(tok), shape.layers, shape.hidden, shape.heads, max_length=max(shape.row_length, recipe.max_length), seed=shape.seed), mlm=True, follows=shape.next>0)
+    net = Net(new_encoder(len(tok), shape.layers, shape.hidden, shape.heads, max_length=max(shape.row_length, recipe.max_length), seed=shape.seed), mlm=True)
     return net, tok, train(net, LMFeed(corpus, tok, shape, recipe), recipe, shape.seed, folder, report=report)

@@ -71,18 +71,20 @@ def translate_pairs(
     s,ix,*_ = neighbours(ve, vf)
     return [dict(id=o['id'], lang=foreign[0]['lang'], cluster=o['cluster'], gold=o['gold_id'], pred=foreign[i[0]]['id'], prob=p.tolist()) for o,i,p in zip(english, ix, s)]
 
-# %% ../nbs/22_retrieval.ipynb #f529f7e7
+# %% ../nbs/22_retrieval.ipynb #15f00843
 def rank_answers(
-    rows:list[dict],  # queries and candidates of all languages
-    v:np.ndarray,     # their vectors
-)->list[dict]:        # one per query: its right answers, and the twenty nearest candidates
+    rows:list[dict],    # queries and candidates of all languages; a question has the same id in all of them
+    v:np.ndarray,       # their vectors
+    shared:bool=False,  # are the candidates the same for all languages, as the entities of Mewsli-X are?
+)->list[dict]:          # one per query: its right answers, and the twenty nearest candidates
     "The candidates nearest to every query, whatever their language"
     q,c = ([i for i,o in enumerate(rows) if o['side']==s] for s in ('query','candidate'))
-    name = lambda o: f"{o['lang']} {o['id']}"
+    name = lambda lang, id: id if shared else f'{lang} {id}'
+    if shared: c = list({rows[i]['id']: i for i in reversed(c)}.values())[::-1]
     right = {}
-    for i in c: right.setdefault(rows[i]['id'], []).append(name(rows[i]))
+    for i in q: right.setdefault(rows[i]['id'], []).append(name(rows[i]['lang'], rows[i]['gold_id']))
     s,ix,*_ = neighbours(v[q], v[c], K_MAP)
-    return [dict(id=rows[i]['id'], lang=rows[i]['lang'], cluster=rows[i]['cluster'], gold=right[rows[i]['gold_id']], pred=[name(rows[c[k]]) for k in near], prob=p.tolist()) for i,near,p in zip(q, ix, s)]
+    return [dict(id=rows[i]['id'], lang=rows[i]['lang'], cluster=rows[i]['cluster'], gold=list(dict.fromkeys(right[rows[i]['id']])), pred=[name(rows[c[k]]['lang'], rows[c[k]]['id']) for k in near], prob=p.tolist()) for i,near,p in zip(q, ix, s)]
 
 # %% ../nbs/22_retrieval.ipynb #289da6e6
 def mine(

@@ -8,7 +8,7 @@ __all__ = ['ALL', 'CELL_KEYS', 'PHASES', 'RECIPES', 'MLM_DOCUMENTS', 'Intermedia
            'tokens', 'train_stage', 'more_text', 'run_stage', 'describe', 'circumstances', 'prediction_key',
            'score_key', 'layer_of', 'predict_cell', 'run_cell', 'score_cell', 'told_of_data']
 
-# %% ../nbs/31_stages.ipynb #bec99c6c
+# %% ../nbs/31_stages.ipynb #aa9f9da1
 import json,platform,time
 from dataclasses import asdict,dataclass,field,replace
 from functools import lru_cache
@@ -16,11 +16,12 @@ from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from .config import ORIGINS,choose,unknown
-from .data import has_folder,langs,left_out,overlap,part,row_print,source_print,split_note,splits,task_of,test_rows,train_from,train_rows
+from .data import langs,left_out,overlap,part,row_print,source_print,splits,task_of,test_rows,train_from,train_rows
 from .languages import languages
 from .metrics import metrics,score
 from .models import model
 from .pretraining import SHAPE_KEYS,Shape
+from .sources import has_folder,split_note
 from .store import VERSIONS,check_sealed,key,lock,place,read_json,seal,whole_folder,write_json
 from .tasks import NINE,same_data,tasks,train_task
 from .training import RECIPE_KEYS,Recipe
@@ -102,7 +103,7 @@ class Cell:
     @property
     def baseline(self)->'Cell': return replace(self, intermediate='none', settings={k: v for k,v in self.settings.items() if not k.startswith('intermediate_')})
 
-# %% ../nbs/31_stages.ipynb #e010a8d9
+# %% ../nbs/31_stages.ipynb #682a18bc
 def _check(c):
     "Every field of a cell, before any data is read"
     choose('data origin', c.data, ORIGINS)
@@ -111,7 +112,7 @@ def _check(c):
     choose('target task', c.target, {k: v for k,v in tasks.items() if v.category!='other'})
     for o in (*inter.parts, c.target):
         langs(c.data, o)
-        if c.data!='mini' and tasks[o].folder and not has_folder(c.data, o): raise ValueError(f"{o} is on no hub and its folder is not there (see nbs/09_data.ipynb){': all_free leaves ccg out' if c.intermediate=='all' else ''}")
+        if c.data!='mini' and tasks[o].folder and not has_folder(c.data, o): raise ValueError(f"{o} is on no hub and its folder is not there (see nbs/03_sources.ipynb){': all_free leaves ccg out' if c.intermediate=='all' else ''}")
     if not isinstance(c.seed, int) or c.seed<0: raise ValueError(f"seed must be a whole number from 0, not {c.seed!r}")
     for k in c.settings: choose('setting', k, setting_names())
     for p in PHASES[1:]: recipe(c, p)
@@ -336,7 +337,7 @@ def predict_cell(cell:Cell)->list[dict]:
     rows = [o for l in cell.langs for o in cell.rows(l)]
     return predict(net, tok, t, rows, enc=tokens(tok, t, lambda: rows, [cell.print(l) for l in cell.langs], r))
 
-# %% ../nbs/31_stages.ipynb #aeb8e1e0
+# %% ../nbs/31_stages.ipynb #20a7c06d
 def _retrieve(cell, encoder, tok):
     "Tatoeba, BUCC and LAReQA: no training; BUCC's threshold comes from the dev pools"
     from xstilts.retrieval import embed,merge_duplicates,mined_rows,rank_answers,translate_pairs
@@ -354,7 +355,7 @@ def _retrieve(cell, encoder, tok):
         return *parts, *[vectors(o, s, split) for s,o in zip(('foreign','english'), parts)]
     if cell.target in ('lareqa','mewslix'):
         rows = [o for l in cell.langs for o in cell.rows(l)]
-        return rank_answers(rows, vectors(rows, 'all', cell.split))
+        return rank_answers(rows, vectors(rows, 'all', cell.split), shared=cell.target=='mewslix')
     res = []
     for l in cell.langs:
         if not mining: res += translate_pairs(*sides(l, cell.split))

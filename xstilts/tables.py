@@ -194,19 +194,25 @@ def cell_table(cell:Cell, result:dict, baseline:dict|None, n_boot:int=1000):
         return res|dict(items=result['scores'].get(l, {}).get('n', ''))
     return pd.DataFrame([row(l) for l in points]).fillna('')
 
-# %% ../nbs/41_tables.ipynb #1ededd00
+# %% ../nbs/41_tables.ipynb #1501ad15
+def _right(target, o)->float:
+    "How right one prediction is, in points: by the task's metric, of tags the share of words"
+    if tasks[target].kind=='tags': return 100*sum(a==b for a,b in zip(o['gold'], o['pred']))/len(o['gold'])
+    if tasks[target].metric=='bitext_f1': return 100.*(o['gold']==o['pred'])
+    return score(tasks[target].metric, [o])[metrics[tasks[target].metric].main]
+
 def changed(cell:Cell, baseline:Cell, n:int=3):
     "A few test items per language that the intermediate stage fixed or broke"
     import pandas as pd
     from xstilts.prediction import read_predictions
     one,two = [read_predictions(place('predictions', prediction_key(o)), o.target) for o in (baseline,cell)]
-    metric,res = tasks[cell.target].metric,[]
+    res = []
     for l in [o for o in cell.langs if o!='en']:
         texts = {o['id']: o for o in cell.rows(l)}
         after = {o['id']: o for o in two[l]}
         for o in one[l]:
             if o['id'] not in after: continue
-            a,b = [score(metric, [x])[metrics[metric].main] if metric!='bitext_f1' else 100.*(x['gold']==x['pred']) for x in (o,after[o['id']])]
+            a,b = [_right(cell.target, x) for x in (o,after[o['id']])]
             kind = 'fixed' if a<50<=b else 'broken' if b<50<=a else ''
             if kind and sum(r['language']==l and r['what']==kind for r in res)<n:
                 res.append(dict(language=l, what=kind, item=_shown(texts.get(o['id'], {}), o['id']), gold=_short(o['gold']), before=_short(o['pred']), after=_short(after[o['id']]['pred'])))
