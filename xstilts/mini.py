@@ -6,12 +6,12 @@
 __all__ = ['VP', 'CCG', 'SIZES', 'PLAIN', 'MAKERS', 'sentences', 'pools', 'supertags', 'entities', 'documents', 'follows',
            'say_document', 'answered', 'rows']
 
-# %% ../nbs/08_mini.ipynb #6e4edeee
+# %% ../nbs/08_mini.ipynb #bd189050
 from functools import lru_cache
 from random import Random
 from .config import choose
 from .meanings import NP,SLOTS,Event,concepts,draw,draw_in,edit,inside,label,noun,sound
-from .pairs import anli,duplicates,nli,paraphrases,similar
+from .pairs import anli,duplicates,nli,paraphrases,similar,training
 from .questions import causes,endings,four_answers,knowledge,questions,said_slot,span
 from .realise import LANGS,VERDICTS,Word,realiser,say,text,verdict
 
@@ -94,9 +94,9 @@ def supertags(e:Event, words)->list[str]:
 CCG = tuple(sorted({'.', 'NP', 'NP/N', 'N/N', 'N', 'PP/NP', 'S[adj]\\NP', _MOD, _SMOD, f'({_MOD})/NP', f'({_SMOD})/NP', f'({_MOD})/N', f'({_SMOD})/N', f'({VP})/(S[adj]\\NP)', f'({VP})/(S[b]\\NP)',
     '(S[b]\\NP)/(S[adj]\\NP)', *(x for f in ('b','dcl') for x in (f'S[{f}]\\NP', f'(S[{f}]\\NP)/NP', f'((S[{f}]\\NP)/PP)/NP'))}))
 
-# %% ../nbs/08_mini.ipynb #a7878d05
+# %% ../nbs/08_mini.ipynb #e08f5be1
 _TRAIN,_DEV,_TEST = dict(train=12_000, dev=600),dict(dev=600),dict(test=1000)
-SIZES = dict(mnli=dict(train=21_000, dev=600), anli=dict(train=3000, dev=600), xnli=dict(dev=600, test=1002), qqp=_TRAIN, pawsx=dict(train=12_000, dev=600, test=1000), stsb=_TRAIN,
+SIZES = dict(mnli=dict(train=30_000, dev=600), anli=dict(train=3000, dev=600), xnli=dict(dev=600, test=1002), qqp=_TRAIN, pawsx=dict(train=12_000, dev=600, test=1000), stsb=_TRAIN,
     squad_v1=_TRAIN, squad_v2=_TRAIN, xquad=dict(dev=500, test=1000), mlqa=dict(dev=500, test=1000), tydiqa=dict(train=6000, dev=500, test=1000),
     hellaswag=_TRAIN, cosmosqa=_TRAIN, csqa=_TRAIN, copa=_TRAIN, xcopa=dict(dev=500, test=1000),
     ccg=dict(train=6000, dev=500), udpos=dict(train=6000, dev=500, test=1000), panx=dict(train=6000, dev=500, test=1000),
@@ -104,13 +104,13 @@ SIZES = dict(mnli=dict(train=21_000, dev=600), anli=dict(train=3000, dev=600), x
 PLAIN = ('xnli','pawsx','xquad','mlqa','tydiqa','xcopa','udpos','tatoeba','bucc2018','lareqa')  # targets that have a test set without names
 for _o in PLAIN: SIZES[_o] = dict(SIZES[_o], plain=501 if _o=='xnli' else 500)
 
-# %% ../nbs/08_mini.ipynb #7b7365ad
+# %% ../nbs/08_mini.ipynb #5b3d1242
 def _t(lang, e, ask=''): return text(lang, say(lang, e, ask))
 def _pair(make, names=None):
     "Two meanings and a label; clusters keep together what was made together"
     def rows(lang, split, n, seed, group=4): return [dict(text_a=_t(lang, a), text_b=_t(lang, b), label=names[l] if names else l, cluster=str(i//group)) for i,(a,b,l) in enumerate(make(split, n, seed))]
     return rows
-def _nli(lang, split, n, seed): return _pair(nli)(lang, split, n, seed, 3)  # threes share a sentence
+def _nli(lang, split, n, seed): return _pair(training if split=='train' else nli)(lang, split, n, seed, 3)  # threes share a sentence
 def _qqp(lang, split, n, seed):
     return [dict(text_a=_t(lang, *a), text_b=_t(lang, *b), label='duplicate' if l else 'different', cluster=str(i//4)) for i,(a,b,l) in enumerate(duplicates(split, n, seed))]
 def _stsb(lang, split, n, seed): return [dict(text_a=_t(lang, a), text_b=_t(lang, b), score=s, cluster=str(i)) for i,(a,b,s) in enumerate(similar(split, n, seed))]
@@ -173,7 +173,7 @@ MAKERS = dict(mnli=_nli, xnli=_nli, anli=_pair(anli), qqp=_qqp, pawsx=_pair(para
     udpos=_tagged('udpos', lambda e,o: [w.tag for w in o]), panx=_tagged('panx', lambda e,o: entities(o)), ccg=_tagged('ccg', lambda e,o: supertags(e, o)),
     tatoeba=_tatoeba, bucc2018=_bucc, lareqa=_lareqa, text=_text)
 
-# %% ../nbs/08_mini.ipynb #a0136f94
+# %% ../nbs/08_mini.ipynb #dc299e09
 @lru_cache
 def documents(
     n:int, seed:int=0,
@@ -183,8 +183,8 @@ def documents(
     return tuple(asked[i//2] if i%2 else _document(rng) for i in range(n))
 
 def _whether(n, seed):
-    "What is said, asked and answered, balanced like the pairs of tasks: three of inference, then one of sentences whose parts may be exchanged"
-    a,b = iter(nli('text', n, seed, 'text')),iter(paraphrases('text', n//2, seed))
+    "What is said, asked and answered, like the pairs of tasks: three of inference, then one of sentences whose parts may be exchanged"
+    a,b = iter(training('text', n, seed, name='text')),iter(paraphrases('text', n//2, seed))
     four = [(x,y,label(x, y)) if i%4==3 else (x,y,l) for i in range(n) for x,y,l in [next(b if i%4==3 else a)]]
     return tuple(((x,'',''), (y,'whether',''), (y,'',VERDICTS[l or 'neutral'])) for x,y,l in four)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from .config import choose,settings,table,unknown
 
-# %% ../nbs/03_models.ipynb #2f097250
+# %% ../nbs/03_models.ipynb #49c463bb
 @dataclass(frozen=True, kw_only=True)
 class Model:
     "One encoder: where it is, and which values suit it"
@@ -36,6 +36,8 @@ XTREME_LAYERS = 'github.com/google-research/xtreme third_party/evaluate_retrieva
 models = table(
     Model(name='mini', path='data:mini-encoder', family='mini', langs=MINI_LANGS, lr=5e-4, intermediate_lr=3e-4, freeze=True,
           reset_positions=True, layer=3, bilingual=True, source='params/models.yaml; the layer was chosen on the miniature Tatoeba dev set'),
+    Model(name='mini-s', path='data:mini-s-encoder', family='mini', langs=MINI_LANGS, lr=1e-3, intermediate_lr=5e-4, freeze=True,
+          reset_positions=True, layer=1, bilingual=True, source='params/models.yaml; the layer was chosen on the miniature Tatoeba dev set'),
     Model(name='mbert', path='google-bert/bert-base-multilingual-cased', family='bert', lr=2e-5, intermediate_lr=2e-5, layer=8, source=XTREME_LAYERS),
     Model(name='xlmr-base', path='FacebookAI/xlm-roberta-base', lr=2e-5, intermediate_lr=2e-5, source='arXiv:1911.02116'),
     Model(name='xlmr-large', path='FacebookAI/xlm-roberta-large', layer=14, source='jiant xtreme_runconfig_writer.py'))
