@@ -109,7 +109,7 @@ def _report_node(part):
         print(f)
     return 0
 
-# %% ../nbs/49_cli.ipynb #27c48485
+# %% ../nbs/49_cli.ipynb #9ca94fdc
 def publish_verb(args)->int:
     "Build the site from everything that was rendered"
     from xstilts.config import settings
@@ -118,13 +118,26 @@ def publish_verb(args)->int:
     return 0
 
 def data_verb(args)->int:
-    "What an origin of data has, per task and language"
+    "What an origin of data has, per task and language; or fetch what a study needs"
     from xstilts.config import settings
+    if args.fetch: return _fetch(args)
     from xstilts.data import inventory
     rows = inventory(args.origin or settings().data)
     if args.json: print(json.dumps(rows, indent=1))
     else:
         for o in rows: print(f"{o['task']:<11}{o['lang']:<4}{o['splits']:<34}{o['licence'] or 'licence not stated':<24}{o['missing']}")
+    return 0
+
+def _fetch(args):
+    "Sizes first, then a question unless --yes, then the download and the lock"
+    from xstilts.fetch import fetch,lots,needs,write_lock
+    from xstilts.study import cells,load_study
+    found = lots(needs(cells(load_study(study_path(args.fetch)))))
+    for o in found: print(f"{o.kind[:-1]:<8}{o.repo:<44}{o.size/2**20:>10,.0f} MB  {o.sha[:12]}{'  gated: accept its terms on the hub and log in' if o.gated else ''}")
+    print(f"{len(found)} repositories, {sum(o.size for o in found)/2**30:.1f} GB")
+    if not found or not args.yes and input('fetch them? [y/N] ').strip().lower()!='y': return 0
+    fetch(found)
+    print(write_lock(found))
     return 0
 
 def doctor_verb(args)->int:
@@ -189,11 +202,11 @@ def checkup():
     from xstilts.models import models
     yield 'miniature encoder', backbone(folder_of(models['mini'])) is not None, 'loads'
 
-# %% ../nbs/49_cli.ipynb #e6bdb6ef
+# %% ../nbs/49_cli.ipynb #0e35732e
 VERBS = dict(plan=(plan_verb,'show the grid of a study: trainings, cells, what is done','file json'), run=(run_verb,'execute what is not done','file jobs fresh'),
     status=(status_verb,'how far a study is','file json'), logs=(logs_verb,'why a node failed','node'), retry=(retry_verb,'run failed nodes again','file jobs fresh'),
     report=(report_verb,'render the report of a study, or of one of its nodes, again','what'), publish=(publish_verb,'build the site of all reports','to'),
-    data=(data_verb,'what an origin of data has','origin json'), export=(export_verb,'write predictions of a study or a cell in the layout of XTREME','what folder'),
+    data=(data_verb,'what an origin of data has, or fetch what a study needs','origin ahead json'), export=(export_verb,'write predictions of a study or a cell in the layout of XTREME','what folder'),
     score=(score_verb,'score a folder in the layout of XTREME or XTREME-R','pair json'), doctor=(doctor_verb,'what is wrong here and how to mend it',''))
 
 def parser()->argparse.ArgumentParser:
@@ -206,6 +219,9 @@ def parser()->argparse.ArgumentParser:
         if 'what' in flags: v.add_argument('what', help='a study file, the name of one in params/, or a part of the key of a node')
         if 'node' in flags: v.add_argument('node', help='a part of the key of a node')
         if 'origin' in flags: v.add_argument('origin', nargs='?', help='mini, hub or mirror')
+        if 'ahead' in flags:
+            v.add_argument('--fetch', metavar='STUDY', help='download what a study reads from the hub, after saying how large it is, and lock the revisions')
+            v.add_argument('--yes', action='store_true', help='fetch without asking')
         if 'jobs' in flags: v.add_argument('--jobs', type=int, default=0, help='notebooks at a time (default: one per core)')
         if 'fresh' in flags: v.add_argument('--fresh-kernels', action='store_true', help='start every notebook on a fresh kernel')
         if 'to' in flags: v.add_argument('--to', help='folder of the site')

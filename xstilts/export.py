@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['not_whole', 'export_cell', 'systems', 'export_study']
 
-# %% ../nbs/35_export.ipynb #03c4508a
+# %% ../nbs/35_export.ipynb #e4be1491
 import re
 from pathlib import Path
 from . import __version__
 from .config import choose
-from .data import langs,split_note
+from .data import langs
+from .sources import split_note
 from .prediction import read_predictions
 from .stages import Cell,prediction_key,score_key
 from .store import place

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['POSITIONED', 'new_encoder', 'folder_of', 'backbone', 'first_position', 'classes', 'spans', 'Head', 'MLMHead', 'Net']
 
-# %% ../nbs/12_heads.ipynb #cadc0916
+# %% ../nbs/12_heads.ipynb #e01ad660
 from pathlib import Path
 import torch
 from torch import Tensor,nn
 from torch.nn import functional as F
+from .config import revision
 from .models import Model
 from .tasks import Task
 
@@ -35,7 +36,7 @@ def folder_of(row:Model)->str:
     from importlib.resources import files
     return str(files('xstilts').joinpath('data', row.path.removeprefix('data:')))
 
-# %% ../nbs/12_heads.ipynb #499891da
+# %% ../nbs/12_heads.ipynb #a2010214
 def backbone(
     path:str,          # a folder in Hugging Face format or a hub id
     dropout:float=0.,
@@ -47,7 +48,8 @@ def backbone(
     from transformers.utils.logging import disable_progress_bar
     disable_progress_bar()
     if Path(path).is_dir() and random is None and not list(Path(path).glob('*.safetensors')): raise ValueError(f"{path}: no .safetensors file; pickled weights are not read, convert them first")
-    cfg = AutoConfig.from_pretrained(path)
+    at = {} if Path(path).is_dir() else dict(revision=revision('models', path))
+    cfg = AutoConfig.from_pretrained(path, **at)
     for o in ('hidden_dropout_prob','attention_probs_dropout_prob'):
         if hasattr(cfg, o): setattr(cfg, o, dropout)
     cls = AutoModelForTextEncoding if type(cfg) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
@@ -55,7 +57,7 @@ def backbone(
         torch.manual_seed(random)
         return cls.from_config(cfg).float()
     bare = dict(add_pooling_layer=False) if cfg.model_type in POSITIONED else {}
-    res,info = cls.from_pretrained(path, config=cfg, **bare, use_safetensors=True, output_loading_info=True, dtype=torch.float32)
+    res,info = cls.from_pretrained(path, config=cfg, **bare, **at, use_safetensors=True, output_loading_info=True, dtype=torch.float32)
     missing = [o for o in info['missing_keys'] if 'pooler' not in o and 'position_ids' not in o]
     if missing or info['mismatched_keys']: raise ValueError(f"{path}: the folder lacks weights of the encoder: {sorted(missing)[:3]} {sorted(map(str, info['mismatched_keys']))[:3]}")
     return res

@@ -6,14 +6,14 @@
 __all__ = ['XTREME', 'SOURCES', 'MIRROR_TEST', 'FOLDERS', 'LONGEST', 'BROKEN', 'Source', 'split_note', 'has_folder', 'repository',
            'read', 'problems', 'usable', 'folder_file', 'translations', 'foreign', 'plain_text']
 
-# %% ../nbs/03_sources.ipynb #c818c121
+# %% ../nbs/03_sources.ipynb #5bf8ab14
 import hashlib,json
 from collections.abc import Callable
 from dataclasses import dataclass,replace
 from functools import lru_cache,partial
 from pathlib import Path
 from types import MappingProxyType
-from .config import settings
+from .config import revision,settings
 from .languages import languages
 from .tasks import tasks
 
@@ -181,7 +181,7 @@ def _from_folder(task, split, lang):
     except FileNotFoundError as e: raise ValueError(f"{task}: {Path(e.filename).name} is not there; {how}") from e
     except KeyError as e: raise ValueError(f"{task}, {lang}: a row lacks {e}; {how}") from e
 
-# %% ../nbs/03_sources.ipynb #7e579a09
+# %% ../nbs/03_sources.ipynb #e90b35e9
 def repository(origin, repo):
     "The hub's id, or the folder of the mirror"
     if origin=='hub': return repo
@@ -195,7 +195,8 @@ def _open(origin, repo, config, split):
     "A split of a repository; one that is a script is read from the hub's Parquet conversion, and no code of it is run"
     from datasets import load_dataset
     at = repository(origin, repo)
-    try: return load_dataset(at, config, split=split)
+    locked = revision('datasets', repo) if origin=='hub' else None
+    try: return load_dataset(at, config, split=split, revision=locked)
     except RuntimeError as e:
         if origin!='hub' or 'script' not in str(e): raise
         return load_dataset(at, config, split=split, revision='refs/convert/parquet')

@@ -8,14 +8,14 @@ __all__ = ['ALL', 'CELL_KEYS', 'PHASES', 'RECIPES', 'MLM_DOCUMENTS', 'Intermedia
            'tokens', 'train_stage', 'more_text', 'run_stage', 'describe', 'circumstances', 'prediction_key',
            'score_key', 'layer_of', 'predict_cell', 'run_cell', 'score_cell', 'told_of_data']
 
-# %% ../nbs/31_stages.ipynb #aa9f9da1
+# %% ../nbs/31_stages.ipynb #eac6cbdd
 import json,platform,time
 from dataclasses import asdict,dataclass,field,replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from .config import ORIGINS,choose,unknown
+from .config import ORIGINS,choose,revision,unknown
 from .data import langs,left_out,overlap,part,row_print,source_print,splits,task_of,test_rows,train_from,train_rows
 from .languages import languages
 from .metrics import metrics,score
@@ -154,7 +154,7 @@ class Stage:
     @property
     def key(self)->str: return _stage_key(self)
 
-# %% ../nbs/31_stages.ipynb #358f7eb0
+# %% ../nbs/31_stages.ipynb #1b386f49
 @lru_cache(maxsize=None)
 def _stage_key(s):
     facts = dict(tasks=s.tasks, data=s.data, seed=s.seed, recipe={k: v for k,v in asdict(s.recipe).items() if k!='checkpoint_steps'}, device=device_kind(),
@@ -180,7 +180,7 @@ def start_print(name)->str:
     if m.pretrain is not None: return name
     f = Path(folder_of(m))
     kind = 'random:' if name.startswith('random:') else ''
-    if not f.is_dir(): return kind+m.path
+    if not f.is_dir(): return kind+m.path+(f"@{revision('models', m.path)}" if revision('models', m.path) else '')
     if not list(f.glob('*.safetensors')): raise ValueError(f"model {name}: its folder has no .safetensors file; pickled weights are not read")
     return kind+hashlib.blake2b(b''.join(o.read_bytes() for o in sorted(f.glob('*')) if o.suffix in ('.safetensors','.json') and o.name!='stage.json'), digest_size=8).hexdigest()
 
@@ -205,7 +205,7 @@ def pretraining(cell:Cell)->Stage:
     r = Recipe(**dict(lr=1e-3, schedule='cosine', beta2=.98, eps=1e-6, dropout=0., max_length=shape.row_length, max_steps=1000, warmup=.05)|rest)
     return Stage(kind='pretrain', model=name, data=shape.origin, seed=shape.seed, recipe=r, shape=shape)
 
-# %% ../nbs/31_stages.ipynb #d2c6aabb
+# %% ../nbs/31_stages.ipynb #fa0a7b55
 def load_encoder(stage:'Stage|None', name:str, dropout:float=0.):
     "The encoder and tokenizer a stage or a cell starts from"
     from transformers import AutoTokenizer
@@ -217,7 +217,8 @@ def load_encoder(stage:'Stage|None', name:str, dropout:float=0.):
         return backbone(str(folder/'backbone'), dropout, random=fresh), AutoTokenizer.from_pretrained(folder/'backbone')
     m = model(name)
     path = folder_of(m)
-    return backbone(path, dropout, random=0 if name.startswith('random:') else None), AutoTokenizer.from_pretrained(path)
+    at = {} if Path(path).is_dir() else dict(revision=revision('models', path))
+    return backbone(path, dropout, random=0 if name.startswith('random:') else None), AutoTokenizer.from_pretrained(path, **at)
 
 # %% ../nbs/31_stages.ipynb #ce2751a2
 def tokens(
