@@ -17,8 +17,8 @@ from .tasks import Task,tasks,train_task
 from . import mini
 from .realise import LANGS
 
-# %% ../nbs/09_data.ipynb #081ea9b8
-MINI_VERSION = 2  # of the code that makes the miniature world; its lexicons are looked at by themselves
+# %% ../nbs/09_data.ipynb #c22fbcf2
+MINI_VERSION = 3  # of the code that makes the miniature world; its lexicons are looked at by themselves
 
 def source_print(origin:str, task:str)->str:
     "What rows come from, as eight digits; '' for the hub"
