@@ -461,6 +461,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'xstilts.sources._tags': ('sources.html#_tags', 'xstilts/sources.py'),
                                  'xstilts.sources._unlike': ('sources.html#_unlike', 'xstilts/sources.py'),
                                  'xstilts.sources._whole': ('sources.html#_whole', 'xstilts/sources.py'),
+                                 'xstilts.sources.covered': ('sources.html#covered', 'xstilts/sources.py'),
                                  'xstilts.sources.folder_file': ('sources.html#folder_file', 'xstilts/sources.py'),
                                  'xstilts.sources.foreign': ('sources.html#foreign', 'xstilts/sources.py'),
                                  'xstilts.sources.has_folder': ('sources.html#has_folder', 'xstilts/sources.py'),

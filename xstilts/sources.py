@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['XTREME', 'SOURCES', 'MIRROR_TEST', 'FOLDERS', 'LONGEST', 'BROKEN', 'Source', 'split_note', 'has_folder', 'repository',
-           'read', 'problems', 'usable', 'folder_file', 'translations', 'foreign', 'plain_text']
+           'read', 'covered', 'problems', 'usable', 'folder_file', 'translations', 'foreign', 'plain_text']
 
 # %% ../nbs/03_sources.ipynb #5bf8ab14
 import hashlib,json
@@ -242,6 +242,20 @@ def _mirror_lareqa(lang, split):
     if split!='test': raise ValueError(f"lareqa has no {split} split: it has test")
     seen = {}
     return [x for o in _open('mirror', tasks['lareqa'].hub, f'xquad-r.{lang}', 'validation').with_format('arrow')[:].to_pylist() for x in _answer_rows(o['context'], o['sentences'], o['sentence_breaks'], [(o['id'],o['question'],o['answers']['answer_start'][0])], seen)]
+
+# %% ../nbs/03_sources.ipynb #004a39d5
+def covered(
+    task:str,
+    split:str='test',   # ours
+)->tuple[str,...]:      # languages
+    "The languages of a task that the mirror has a split in; all where its folders say nothing"
+    row,there = tasks[task],[]
+    if row.folder or len(SOURCES[task])>1: return row.langs
+    s = SOURCES[task][0]
+    theirs = MIRROR_TEST.get(task, s.splits.get(split)) if split=='test' else s.splits.get(split)
+    at = lambda l: settings().mirror/s.repo/(s.config(l) or 'default')
+    if not any(at(l).is_dir() for l in row.langs): return row.langs
+    return tuple(l for l in row.langs if any(at(l).glob(f'{theirs}*')))
 
 # %% ../nbs/03_sources.ipynb #f4e701ac
 LONGEST = 100_000  # characters of a row

@@ -8,7 +8,7 @@ __all__ = ['ALL', 'CELL_KEYS', 'PHASES', 'RECIPES', 'MLM_DOCUMENTS', 'Intermedia
            'tokens', 'train_stage', 'more_text', 'run_stage', 'describe', 'circumstances', 'prediction_key',
            'score_key', 'layer_of', 'predict_cell', 'run_cell', 'score_cell', 'told_of_data']
 
-# %% ../nbs/31_stages.ipynb #eac6cbdd
+# %% ../nbs/31_stages.ipynb #480def13
 import json,platform,time
 from dataclasses import asdict,dataclass,field,replace
 from functools import lru_cache
@@ -21,7 +21,7 @@ from .languages import languages
 from .metrics import metrics,score
 from .models import model
 from .pretraining import SHAPE_KEYS,Shape
-from .sources import has_folder,split_note
+from .sources import covered,has_folder,split_note
 from .store import VERSIONS,check_sealed,key,lock,place,read_json,seal,whole_folder,write_json
 from .tasks import NINE,same_data,tasks,train_task
 from .training import RECIPE_KEYS,Recipe
@@ -70,7 +70,7 @@ def setting_names()->tuple[str,...]:
     stage = [f'{p}_{k}' for p in PHASES[1:] for k in (*RECIPE_KEYS,'recipe')]+[f'pretrain_{k}' for k in dict.fromkeys((*SHAPE_KEYS, *RECIPE_KEYS))]
     return (*CELL_KEYS, *stage)
 
-# %% ../nbs/31_stages.ipynb #e7357bef
+# %% ../nbs/31_stages.ipynb #1bbd1e2c
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     "One combination: what it is trained on, predicted on and scored on"
@@ -84,7 +84,8 @@ class Cell:
     @property
     def langs(self)->tuple[str,...]:
         "The languages that are scored: those asked for that the task has, all if none are asked for"
-        there = langs(self.data, self.target)
+        there = langs(self.data, self.target) if self.data!='mirror' else covered(self.target, self.split)
+        if not there: raise ValueError(f"{self.target}: the mirror has no {self.split} rows of it in any language")
         asked = str(self.settings.get('languages') or '').split()
         for o in asked: choose('language', o, languages)
         res = tuple(o for o in (asked or there) if o in there)
@@ -382,7 +383,7 @@ def run_cell(cell:Cell, report=None)->Path:
         write_json(to, dict(score_cell(cell, read_predictions(folder, cell.target)), stages=[o.key for o in s], seconds=round(time.monotonic()-began, 2), **circumstances()))
     return to
 
-# %% ../nbs/31_stages.ipynb #fa1142fd
+# %% ../nbs/31_stages.ipynb #534b3599
 def score_cell(cell:Cell, predictions:dict[str,list[dict]])->dict:
     "Scores per language with flags; a missing language is an error"
     missing = [o for o in cell.langs if o not in predictions]
@@ -397,7 +398,8 @@ def score_cell(cell:Cell, predictions:dict[str,list[dict]])->dict:
 def told_of_data(cell:Cell)->list[str]:
     "What a reader has to know of a cell's real training rows: an unusual split, rows left out, test items among them"
     if cell.data=='mini': return []
-    res = []
+    gaps = [] if cell.data!='mirror' or cell.settings.get('languages') else [l for l in tasks[cell.target].langs if l not in cell.langs]
+    res = [f"{cell.target}: the mirror has no {cell.split} rows in {' '.join(gaps)}"] if gaps else []
     for o in (o for s in stages(cell) for t in s.tasks for o in [(t,s.recipe)]):
         task,r = train_task(part(o[0]).task),o[1]
         split = train_from(r.train_from, task)
