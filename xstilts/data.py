@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass,replace
 from functools import lru_cache
 from .config import ORIGINS,choose,settings,unknown
-from .sources import FOLDERS,SOURCES,foreign,has_folder,read,repository,translations,usable
+from .sources import FOLDERS,SOURCES,foreign,read,repository,translations,usable
 from .tasks import Task,tasks,train_task
 from . import mini
 from .realise import LANGS

@@ -10,7 +10,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from .config import revisions,settings
-from .data import part
 from .models import model
 from .sources import SOURCES
 from .stages import Cell,intermediate

@@ -143,7 +143,7 @@ def _tagged(name, tags):
 _ENTITY = dict(person='PER', city='LOC', company='ORG')
 def entities(words)->list[str]:
     "Names of people, places and organisations, as PAN-X marks them; what belongs to one name follows with I-"
-    res,last = [],''
+    res = []
     for w in words:
         head = w.concept if w.tag=='PROPN' and w.concept in concepts('names') else ''
         kind = next((v for k,v in _ENTITY.items() if head and k in noun(head).above), '')

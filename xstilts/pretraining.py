@@ -9,7 +9,6 @@ __all__ = ['SHAPE_KEYS', 'STOPS', 'Shape', 'Corpus', 'mini_corpus', 'window_rows
 # %% ../nbs/14_pretraining.ipynb #d82e651b
 from dataclasses import dataclass,fields
 import numpy as np
-import torch
 from .batches import collate
 from .sources import plain_text
 from .tokens import flat

@@ -8,7 +8,7 @@ __all__ = ['question', 'questions', 'span', 'knowledge', 'four_answers', 'said_s
 # %% ../nbs/07_questions.ipynb #9f6ad828
 from functools import lru_cache
 from random import Random
-from .meanings import NP,SLOTS,Event,concepts,covers,draw,draw_in,draw_np,draw_place,edit,inside,kin,noun,sound,with_traits,_times
+from .meanings import NP,Event,concepts,covers,draw,draw_in,draw_np,draw_place,edit,inside,noun,sound,with_traits,_times
 from .realise import realiser,say,text
 
 # %% ../nbs/07_questions.ipynb #efaaaee1

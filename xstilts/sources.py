@@ -249,7 +249,7 @@ def covered(
     split:str='test',   # ours
 )->tuple[str,...]:      # languages
     "The languages of a task that the mirror has a split in; all where its folders say nothing"
-    row,there = tasks[task],[]
+    row = tasks[task]
     if row.folder or len(SOURCES[task])>1: return row.langs
     s = SOURCES[task][0]
     theirs = MIRROR_TEST.get(task, s.splits.get(split)) if split=='test' else s.splits.get(split)
