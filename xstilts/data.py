@@ -18,7 +18,7 @@ from . import mini
 from .realise import LANGS
 
 # %% ../nbs/09_data.ipynb #c22fbcf2
-MINI_VERSION = 3  # of the code that makes the miniature world; its lexicons are looked at by themselves
+MINI_VERSION = 4  # of the code that makes the miniature world; its lexicons are looked at by themselves
 
 def source_print(origin:str, task:str)->str:
     "What rows come from, as eight digits; '' for the hub"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['question', 'questions', 'span', 'knowledge', 'four_answers', 'said_slot', 'endings', 'causes']
 
-# %% ../nbs/07_questions.ipynb #9f6ad828
+# %% ../nbs/07_questions.ipynb #2d2b4ddb
 from functools import lru_cache
 from random import Random
 from .meanings import NP,Event,concepts,covers,draw,draw_in,draw_np,draw_place,edit,inside,noun,sound,with_traits,_times
@@ -46,18 +46,18 @@ def question(
         at = rng.randrange(size)
         return ((*others, draw_in(rng, split)), -1, ask, e) if null else ((*others[:at], e, *others[at:]), at, ask, e)
 
-# %% ../nbs/07_questions.ipynb #b935eccb
+# %% ../nbs/07_questions.ipynb #d0662adf
 @lru_cache
 def questions(
     split:str, n:int, seed:int=0,
     name:str='qa',    # another name is another set
-    size:int=4,
+    size:int=4,       # sentences of a context; half of the training contexts are shorter
     null:float=0.,    # share without an answer
 )->tuple:             # (events, which one answers, slot, meaning of the question)
     "Contexts with a question; no question twice"
     rng,res = Random(f'{name} {split} {seed}'),{}
     while len(res)<n:
-        o = question(rng, split, size, rng.random()<null)
+        o = question(rng, split, rng.choice((1,2,size,size)) if split=='train' else size, rng.random()<null)
         if o[1]<0 and any(_answers(x, o[3]._replace(**{o[2]: None})) for x in o[0]): continue
         res.setdefault((o[3]._replace(**{o[2]: None}), o[2]), o)
     return tuple(res.values())
