@@ -6,7 +6,7 @@
 __all__ = ['MINI_VERSION', 'source_print', 'load', 'task_of', 'left_out', 'langs', 'splits', 'train_from', 'Part', 'part',
            'train_rows', 'matched', 'test_rows', 'fingerprint', 'row_print', 'overlap', 'inventory']
 
-# %% ../nbs/09_data.ipynb #cd38fb15
+# %% ../nbs/09_data.ipynb #6ad0ca06
 import hashlib,json,os,re
 from collections import Counter
 from dataclasses import dataclass,replace
@@ -17,7 +17,7 @@ from .tasks import Task,tasks,train_task
 from . import mini
 from .realise import LANGS
 
-# %% ../nbs/09_data.ipynb #c22fbcf2
+# %% ../nbs/09_data.ipynb #8850b543
 MINI_VERSION = 4  # of the code that makes the miniature world; its lexicons are looked at by themselves
 
 def source_print(origin:str, task:str)->str:
@@ -40,7 +40,7 @@ def _folder_print(folder):
     at = sorted((str(o.relative_to(folder)), o.stat().st_size, o.stat().st_mtime_ns) for o in folder.rglob('*') if o.is_file())
     return hashlib.blake2b(repr(at).encode(), digest_size=4).hexdigest()
 
-# %% ../nbs/09_data.ipynb #84fa4051
+# %% ../nbs/09_data.ipynb #adf74a69
 def _once(path, make):
     "A Parquet file of the store, made if it is not there"
     import pyarrow as pa, pyarrow.parquet as pq
@@ -53,9 +53,9 @@ def _once(path, make):
 
 def _first(path, n):
     "The first rows of a Parquet file, all if `n` is 0"
-    import pyarrow.parquet as pq
-    if not n: return pq.read_table(path).to_pylist()
-    return next(pq.ParquetFile(path).iter_batches(batch_size=n)).to_pylist()
+    import pyarrow as pa, pyarrow.parquet as pq
+    try: return next(pq.ParquetFile(path).iter_batches(batch_size=n)).to_pylist() if n else pq.read_table(path).to_pylist()
+    except (pa.ArrowInvalid,OSError) as e: raise ValueError(f"rows/{path.name} in the store is damaged: delete it, it is made again ({str(e).splitlines()[0][:120]})") from e
 
 # %% ../nbs/09_data.ipynb #b9072c0a
 @lru_cache(maxsize=64)

@@ -92,7 +92,7 @@ def _tags(task, rows, enc, outs):
         prob[enc.row[k]] += p.max(-1).tolist()
     return [dict(gold=list(o['tags']), pred=t, prob=p) for o,t,p in zip(rows, tags, prob)]
 
-# %% ../nbs/21_prediction.ipynb #a4ca094a
+# %% ../nbs/21_prediction.ipynb #3bd03541
 def save_predictions(folder:Path, task:str, rows:list[dict]):
     "<task>.<lang>.parquet, one per language"
     import pyarrow as pa, pyarrow.parquet as pq
@@ -101,7 +101,10 @@ def save_predictions(folder:Path, task:str, rows:list[dict]):
 
 def read_predictions(folder:Path, task:str)->dict[str,list[dict]]:
     "lang -> rows; a folder without files of the task is an error"
-    import pyarrow.parquet as pq
-    found = {o.name.split('.')[1]: pq.read_table(o).to_pylist() for o in sorted(folder.glob(f'{task}.*.parquet'))}
+    import pyarrow as pa, pyarrow.parquet as pq
+    def rows(o):
+        try: return pq.read_table(o).to_pylist()
+        except (pa.ArrowInvalid,OSError) as e: raise ValueError(f"predictions/{folder.name}/{o.name} in the store is damaged: delete that folder, it is made again ({str(e).splitlines()[0][:120]})") from e
+    found = {o.name.split('.')[1]: rows(o) for o in sorted(folder.glob(f'{task}.*.parquet'))}
     if not found: raise ValueError(f"no predictions of {task} in {folder}")
     return found

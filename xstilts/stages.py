@@ -221,7 +221,7 @@ def load_encoder(stage:'Stage|None', name:str, dropout:float=0.):
     at = {} if Path(path).is_dir() else dict(revision=revision('models', path))
     return backbone(path, dropout, random=0 if name.startswith('random:') else None), AutoTokenizer.from_pretrained(path, **at)
 
-# %% ../nbs/31_stages.ipynb #ce2751a2
+# %% ../nbs/31_stages.ipynb #a9dc9fb3
 def tokens(
     tok, task,       # a `tasks.Task`
     rows,            # called for the rows where the store does not have them
@@ -238,7 +238,8 @@ def tokens(
         with lock(k):
             if not at.exists():
                 with whole_folder(at) as d: encode(tok, rows(), task, recipe.max_length, recipe.reset_positions).save(d)
-    return Encoded.load(at)
+    try: return Encoded.load(at)
+    except (ValueError,OSError,EOFError) as e: raise ValueError(f"tokens/{k} in the store is damaged: delete that folder, it is made again ({str(e)[:120]})") from e
 
 # %% ../nbs/31_stages.ipynb #7f2bd064
 def train_stage(stage:Stage, folder:Path, report=None):
