@@ -53,7 +53,7 @@ def shallow(
         if i not in best or p>best[i][0]: best[i] = (p,right)
     return 100*sum(r for _,r in best.values())/len(best)
 
-# %% ../nbs/24_shallow.ipynb #fc56ca91
+# %% ../nbs/24_shallow.ipynb #fe5667b0
 def chance(rows)->float:
     "What the most frequent answer gets, in points"
     if 'choices' in rows[0]: return 100/len(rows[0]['choices'])
@@ -62,11 +62,12 @@ def chance(rows)->float:
 
 def card(
     task:str,           # a pair or choice task of the miniature world
-    n:int=2000,         # training rows
-)->dict[str,float]:     # chance and the accuracy of each baseline, in points
+    n:int=2000,         # rows to learn from
+    split:str='train',  # of them; 'test' tells what a balanced set gives away to whoever learns on one like it
+)->dict[str,float]:     # chance and the accuracy of each baseline on the development set, in points
     "What a task of the miniature gives away, in English"
     from xstilts.data import load
     from xstilts.tasks import train_task
-    train = load('mini', train_task(task), 'train', 'en', n)
+    train = load('mini', train_task(task) if split=='train' else task, split, 'en', n)
     test = load('mini', task, 'dev', 'en')
     return {'chance': chance(test)}|{k: shallow(train, test, f) for k,f in BASELINES.items()}
