@@ -469,6 +469,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'xstilts.sources.problems': ('sources.html#problems', 'xstilts/sources.py'),
                                  'xstilts.sources.read': ('sources.html#read', 'xstilts/sources.py'),
                                  'xstilts.sources.repository': ('sources.html#repository', 'xstilts/sources.py'),
+                                 'xstilts.sources.split_names': ('sources.html#split_names', 'xstilts/sources.py'),
                                  'xstilts.sources.split_note': ('sources.html#split_note', 'xstilts/sources.py'),
                                  'xstilts.sources.translations': ('sources.html#translations', 'xstilts/sources.py'),
                                  'xstilts.sources.usable': ('sources.html#usable', 'xstilts/sources.py')},

@@ -6,13 +6,13 @@
 __all__ = ['MINI_VERSION', 'source_print', 'load', 'task_of', 'left_out', 'langs', 'splits', 'train_from', 'Part', 'part',
            'train_rows', 'matched', 'test_rows', 'fingerprint', 'row_print', 'overlap', 'inventory']
 
-# %% ../nbs/09_data.ipynb #6ad0ca06
+# %% ../nbs/09_data.ipynb #2006714a
 import hashlib,json,os,re
 from collections import Counter
 from dataclasses import dataclass,replace
 from functools import lru_cache
 from .config import ORIGINS,choose,settings,unknown
-from .sources import FOLDERS,SOURCES,foreign,read,repository,translations,usable
+from .sources import SOURCES,foreign,read,repository,split_names,translations,usable
 from .tasks import Task,tasks,train_task
 from . import mini
 from .realise import LANGS
@@ -85,7 +85,7 @@ def load(
     name = f'{origin}.{task}.{split}.{lang}.{source_print(origin, task)}'+(f'.{part}' if part else '')
     return tuple(_first(_once(settings().artifacts_path/'rows'/f'{name}.parquet', make), limit))
 
-# %% ../nbs/09_data.ipynb #d042551f
+# %% ../nbs/09_data.ipynb #d44cebeb
 @lru_cache
 def task_of(
     origin:str, name:str,  # a row of `tasks`
@@ -111,7 +111,7 @@ def langs(origin:str, task:str)->tuple[str,...]:
 def splits(origin:str, task:str)->tuple[str,...]:
     "The splits a task can be scored on"
     if origin=='mini': return tuple(o for o in mini.SIZES[task] if o!='train')
-    return tuple(dict.fromkeys(k for there in ([FOLDERS[task][1]] if tasks[task].folder else [o.splits for o in SOURCES[task]]) for k in there if k!='train'))
+    return tuple(o for o in split_names(task) if o!='train')
 
 # %% ../nbs/09_data.ipynb #7c1aed20
 def train_from(
@@ -238,7 +238,7 @@ def overlap(
     seen = _texts(origin, task, limit, given, match)
     return sum(_seen_as(o) in seen for o in test)
 
-# %% ../nbs/09_data.ipynb #6bdbdcd6
+# %% ../nbs/09_data.ipynb #ee9cdcbf
 def inventory(origin:str)->list[dict]:
     "One row per task and language: rows per split, or why there are none; nothing is downloaded for the hub"
     choose('data origin', origin, ORIGINS)
@@ -251,7 +251,7 @@ def inventory(origin:str)->list[dict]:
 
 def _have(origin, t, lang):
     have,missing = [],[]
-    there = FOLDERS[t.name][1] if t.folder else tuple(dict.fromkeys(k for o in SOURCES[t.name] for k in o.splits))
+    there = split_names(t.name)
     if origin=='hub' and not t.folder: return dict(task=t.name, lang=lang, splits=' '.join(there), licence=t.licence, missing='')
     for s in there:
         if s=='train' and lang!='en' and t.langs!=('en',) and t.name!='masakhaner': continue
