@@ -17,12 +17,13 @@ from .tasks import Task,tasks,train_task
 from . import mini
 from .realise import LANGS
 
-# %% ../nbs/09_data.ipynb #8850b543
+# %% ../nbs/09_data.ipynb #f30d747a
 MINI_VERSION = 4  # of the code that makes the miniature world; its lexicons are looked at by themselves
 
-def source_print(origin:str, task:str)->str:
+def source_print(origin:str, task:str, lang:str='en')->str:
     "What rows come from, as eight digits; '' for the hub"
     if origin=='mini': return _mini_print()
+    if lang in tasks[task].more: return _folder_print(settings().folders/'xtreme_r'/task) if settings().folders else ''
     if task=='text' and origin=='hub': return _folder_print(settings().folders/'text') if settings().folders else ''
     if task!='text' and tasks[task].folder and not (origin=='mirror' and task=='lareqa'): return _folder_print(settings().folders/task) if settings().folders else ''
     if origin=='hub': return ''
@@ -57,7 +58,7 @@ def _first(path, n):
     try: return next(pq.ParquetFile(path).iter_batches(batch_size=n)).to_pylist() if n else pq.read_table(path).to_pylist()
     except (pa.ArrowInvalid,OSError) as e: raise ValueError(f"rows/{path.name} in the store is damaged: delete it, it is made again ({str(e).splitlines()[0][:120]})") from e
 
-# %% ../nbs/09_data.ipynb #b9072c0a
+# %% ../nbs/09_data.ipynb #ac21ed9f
 @lru_cache(maxsize=64)
 def load(
     origin:str,    # one of `ORIGINS`
@@ -70,7 +71,7 @@ def load(
     choose('data origin', origin, ORIGINS)
     row = choose('task', task, tasks)
     there = langs(origin, task)
-    choose(f'language of {task}', lang, LANGS if origin=='mini' and task!='ccg' else there+(('en',) if 'en' not in there else ()))
+    choose(f'language of {task}', lang, LANGS if origin=='mini' and task!='ccg' else there+row.more+(('en',) if 'en' not in there else ()))
     note = settings().artifacts_path/'rows'/f'{origin}.{task}.{split}.{lang}.note'
     def real():
         found,left_out = usable(task, split, read(origin, task, split, lang), f'{origin}: {task} in {lang}, {split}')
@@ -82,7 +83,7 @@ def load(
     part = limit if origin=='mini' and row.kind!='retrieval' else 0  # the miniature makes no more than is asked for
     make = lambda: mini.rows(task, split, lang, limit=part) if origin=='mini' else real()
     if origin=='mirror' and task in SOURCES: repository(origin, SOURCES[task][-1].repo)
-    name = f'{origin}.{task}.{split}.{lang}.{source_print(origin, task)}'+(f'.{part}' if part else '')
+    name = f'{origin}.{task}.{split}.{lang}.{source_print(origin, task, lang)}'+(f'.{part}' if part else '')
     return tuple(_first(_once(settings().artifacts_path/'rows'/f'{name}.parquet', make), limit))
 
 # %% ../nbs/09_data.ipynb #d44cebeb
@@ -180,15 +181,23 @@ def matched(rows, others)->tuple[dict,...]:
             res.append(o)
     return tuple(res)
 
-# %% ../nbs/09_data.ipynb #9df9724a
+# %% ../nbs/09_data.ipynb #ace65baf
 def test_rows(origin:str, task:str, lang:str, limit:int=0, split:str='test')->tuple[dict,...]:
     "The rows that test a task in a language; for retrieval `limit` counts pairs"
     if not limit or tasks[task].kind!='retrieval': return load(origin, task, split, lang, limit)
     rows = load(origin, task, split, lang)
-    if task=='lareqa': return tuple(o for o in rows if int(o['cluster'])<limit)
+    if any(o['side']=='query' for o in rows): return _first_queries(rows, limit)
     sides = [[o for o in rows if o['side']==s] for s in ('foreign','english')]
     near = [s[:limit]+[o for o in s[limit:] if not o['gold_id']][:limit] for s in sides]
     return tuple(o for s in near for o in s)
+
+def _first_queries(rows, limit):
+    "The first questions, all candidates of their paragraphs; of entities the right ones and so many others"
+    asked = [o for o in rows if o['side']=='query'][:limit]
+    keep,gold,ids = {o['cluster'] for o in asked},{o['gold_id'] for o in asked},{o['id'] for o in asked}
+    far = [o['id'] for o in rows if o['side']=='candidate' and o['cluster']==o['id'] and o['id'] not in gold][:limit]  # entities stand alone
+    near = lambda o: o['cluster'] in keep or o['id'] in gold or o['id'] in far
+    return tuple(o for o in rows if (near(o) if o['side']=='candidate' else o['id'] in ids))
 
 # %% ../nbs/09_data.ipynb #ea43c8e9
 def fingerprint(
@@ -199,14 +208,14 @@ def fingerprint(
     for o in rows: h.update(json.dumps(o, sort_keys=True, ensure_ascii=False).encode())
     return h.hexdigest()
 
-# %% ../nbs/09_data.ipynb #19d6dbf9
+# %% ../nbs/09_data.ipynb #7e8fc039
 def row_print(
     origin:str, task:str, split:str='train',
     lang:str='en', limit:int=0, given:str='', match:str='',  # as in `train_rows` and `test_rows`
 )->str:
     "The fingerprint of the rows a run uses"
     rows = lambda: train_rows(origin, task, limit, given, match) if split=='train' else test_rows(origin, task, lang, limit, split)
-    source = source_print(origin, train_task(part(task).task) if split=='train' else task) if origin=='mini' or part(task).langs==('en',) else ''
+    source = source_print(origin, train_task(part(task).task) if split=='train' else task, lang) if origin=='mini' or part(task).langs==('en',) else ''
     if not source: return fingerprint(rows())
     told = split if split!='train' else f"train-{train_from(given, part(task).task)}{match and '-'+match}"
     at = settings().artifacts_path/'rows'/'prints'/f'{origin}.{task}.{told}.{lang}.{limit}.{source}'

@@ -109,17 +109,20 @@ def _jsons(path):
         try: yield json.loads(o)
         except json.JSONDecodeError as e: raise ValueError(f"{path.name}, line {i}: not JSON ({e.msg})") from e
 
-# %% ../nbs/03_sources.ipynb #43e6e73d
-def _ccg(folder, split, lang):
+# %% ../nbs/03_sources.ipynb #0c36acdb
+def _columns(path):
+    "Sentences of words and tags"
     rows,cur = [],[]
-    for i,o in [*_lines(folder/f'{split}.txt'), (0,'')]:
+    for i,o in [*_lines(path), (0,'')]:
         if o.strip():
-            if o.count('\t')!=1: raise ValueError(f"{split}.txt, line {i}: a token, a tab and its category wanted: {o[:80]!r}")
+            if o.count('\t')!=1: raise ValueError(f"{path.name}, line {i}: a word, a tab and its tag wanted: {o[:80]!r}")
             cur.append(o.split('\t'))
         elif cur:
             rows.append(dict(id=str(len(rows)), tokens=[a for a,_ in cur], tags=[b for _,b in cur], cluster=str(len(rows))))
             cur = []
     return rows
+
+def _ccg(folder, split, lang): return _columns(folder/f'{split}.txt')
 
 # %% ../nbs/03_sources.ipynb #e794326b
 def _pools(folder, split, lang):
@@ -164,6 +167,29 @@ def _mentions(folder, split, lang):
 
 # %% ../nbs/03_sources.ipynb #45ec5722
 FOLDERS = MappingProxyType(dict(ccg=(_ccg, ('train','dev')), bucc2018=(_pools, ('dev','test')), lareqa=(_sentences, ('test',)), mewslix=(_mentions, ('dev','test'))))
+
+# %% ../nbs/03_sources.ipynb #65e29160
+def _tagged(root, task, lang):
+    "Words and tags; in PAN-X's own files the language stands before the word"
+    return [dict(o, tokens=[w.removeprefix(f'{lang}:') for w in o['tokens']]) for o in _columns(root/f'test-{lang}.tsv')]
+
+def _lined(root, task, lang):
+    at = [root/f'tatoeba.{_iso3(lang)}-eng.{o}' for o in (_iso3(lang),'eng')]
+    one,two = ([o.strip() for _,o in _lines(f)] for f in at)
+    if len(one)!=len(two): raise ValueError(f"{at[0].name} has {len(one)} lines, {at[1].name} {len(two)}: line by line one translates the other")
+    return _both_sides([dict(one=a, two=b) for a,b in zip(one, two)])
+
+_ADDED = MappingProxyType(dict(udpos=_tagged, panx=_tagged, tatoeba=_lined, xquad=lambda root,task,lang: _squad(root/f'xquad.{lang}.json')))
+
+def _added(task, split, lang):
+    "Test rows of a language that XTREME-R added"
+    root = settings().folders
+    how = f"XTREME-R added {' '.join(tasks[task].more)} to {task}: put the test set into xtreme_r/{task}/ of a folder as nbs/03_sources.ipynb says, and set `folders` in settings.ini or XSTILTS_FOLDERS to that folder"
+    if split!='test': raise ValueError(f"{task} in {lang} has no {split} split: it has test; {how}")
+    if root is None: raise ValueError(f"{task} in {lang} is in no mirror and on no hub; {how}")
+    try: rows = _ADDED[task](root/'xtreme_r'/task, task, lang)
+    except FileNotFoundError as e: raise ValueError(f"{task} in {lang}: {Path(e.filename).name} is not there; {how}") from e
+    return [dict(o, question_lang=lang) for o in rows] if tasks[task].kind=='span' else rows
 
 # %% ../nbs/03_sources.ipynb #4c32f596
 def split_names(task:str)->tuple[str,...]:
@@ -225,9 +251,10 @@ def _part(origin, task, source, split, lang):
     except DatasetGenerationError as e: raise ValueError(f"{origin}: {task} in {lang}: {where} cannot be read: {str(e.__cause__ or e).splitlines()[0][:200]}") from e
     except (FileNotFoundError,DatasetNotFoundError,ValueError) as e: raise ValueError(f"{origin}: {task} in {lang} has no {split} split ({where}): {str(e).splitlines()[0][:200]}; `xstilts data {origin}` lists what is there, and a study may say train_from") from e
 
-# %% ../nbs/03_sources.ipynb #bab801e5
+# %% ../nbs/03_sources.ipynb #2783b39a
 def read(origin, task, split, lang):
     "Rows of the hub, the mirror or a folder"
+    if lang in tasks[task].more: return _added(task, split, lang)
     if task=='lareqa' and origin=='mirror': return _mirror_lareqa(lang, split)
     if tasks[task].folder: return _from_folder(task, split, lang)
     parts = SOURCES[task]

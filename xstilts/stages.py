@@ -8,7 +8,7 @@ __all__ = ['ALL', 'CELL_KEYS', 'PHASES', 'RECIPES', 'MLM_DOCUMENTS', 'Intermedia
            'tokens', 'train_stage', 'more_text', 'run_stage', 'describe', 'circumstances', 'prediction_key',
            'score_key', 'layer_of', 'predict_cell', 'run_cell', 'score_cell', 'told_of_data']
 
-# %% ../nbs/31_stages.ipynb #480def13
+# %% ../nbs/31_stages.ipynb #c61ae374
 import json,platform,time
 from dataclasses import asdict,dataclass,field,replace
 from functools import lru_cache
@@ -23,7 +23,7 @@ from .models import model
 from .pretraining import SHAPE_KEYS,Shape
 from .sources import covered,has_folder,split_note
 from .store import VERSIONS,check_sealed,key,lock,place,read_json,seal,whole_folder,write_json
-from .tasks import NINE,same_data,tasks,train_task
+from .tasks import NINE,SUITES,same_data,tasks,train_task
 from .training import RECIPE_KEYS,Recipe
 
 # %% ../nbs/31_stages.ipynb #ddb79b0c
@@ -70,7 +70,7 @@ def setting_names()->tuple[str,...]:
     stage = [f'{p}_{k}' for p in PHASES[1:] for k in (*RECIPE_KEYS,'recipe')]+[f'pretrain_{k}' for k in dict.fromkeys((*SHAPE_KEYS, *RECIPE_KEYS))]
     return (*CELL_KEYS, *stage)
 
-# %% ../nbs/31_stages.ipynb #1bbd1e2c
+# %% ../nbs/31_stages.ipynb #a34b8f2f
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     "One combination: what it is trained on, predicted on and scored on"
@@ -86,9 +86,12 @@ class Cell:
         "The languages that are scored: those asked for that the task has, all if none are asked for"
         there = langs(self.data, self.target) if self.data!='mirror' else covered(self.target, self.split)
         if not there: raise ValueError(f"{self.target}: the mirror has no {self.split} rows of it in any language")
-        asked = str(self.settings.get('languages') or '').split()
-        for o in asked: choose('language', o, languages)
-        res = tuple(o for o in (asked or there) if o in there)
+        asked,row = str(self.settings.get('languages') or '').split(),tasks[self.target]
+        if len(asked)==1 and asked[0] in SUITES: asked = list(SUITES[asked[0]].get(self.target, ())) or [f'in which {asked[0]} has it']
+        else:
+            for o in asked: choose('language', o, languages)
+        known = there+row.more*(self.data!='mini')
+        res = tuple(o for o in (asked or there) if o in known)
         if not res: raise ValueError(f"{self.target} in {self.data} has none of the languages {' '.join(asked)}; it has {' '.join(there)}")
         return res
     @property

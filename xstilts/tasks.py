@@ -20,7 +20,7 @@ MNLI = ('entailment','neutral','contradiction')
 UPOS = tuple('ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X'.split())
 NER = tuple('O B-PER I-PER B-ORG I-ORG B-LOC I-LOC'.split())
 
-# %% ../nbs/02_tasks.ipynb #7d6401d5
+# %% ../nbs/02_tasks.ipynb #f9cacb08
 @dataclass(frozen=True, kw_only=True)
 class Task:
     "One task: its rows, head, metric, languages, and what a target is trained and selected on"
@@ -39,6 +39,7 @@ class Task:
     licence:str|None=None     # None where no source is at hand
     paper:str                 # who made the data
     folder:bool=False         # licensed or packaged, so that it comes from a folder of the user's
+    more:tuple[str,...]=()    # languages that XTREME-R added (its evaluate.py); scored where a study asks for them
     def __post_init__(self):
         choose('kind of rows', self.kind, KINDS)
         choose('category', self.category, CATEGORIES)
@@ -46,7 +47,7 @@ class Task:
     @property
     def trained(self)->bool: return self.kind!='retrieval'  # does phase 3 train anything?
 
-# %% ../nbs/02_tasks.ipynb #c3d25598
+# %% ../nbs/02_tasks.ipynb #6674cbd0
 _L = lambda s: tuple(s.split())
 _L33 = 'af ar bg de el en es et eu fa fi fr he hi hu id it ja kk ko mr nl pt ru ta te th tl tr ur vi yo zh'
 _L36 = 'af ar bg bn de el es et eu fa fi fr he hi hu id it ja jv ka kk ko ml mr nl pt ru sw ta te th tl tr ur vi zh'
@@ -56,9 +57,9 @@ XTREME = (
          labels=MNLI, train_on='mnli', hub='google/xtreme', licence='CC BY-NC 4.0', paper='arXiv:1809.05053'),
     Task(name='pawsx', kind='pair', metric='accuracy', category='classification', langs=_L('de en es fr ja ko zh'), labels=('different','paraphrase'),
          epochs=5, hub='google/xtreme', paper='arXiv:1908.11828'),
-    Task(name='udpos', kind='tags', metric='span_f1', category='tagging', langs=_L(_L33), labels=UPOS, epochs=10, hub='google/xtreme', paper='arXiv:2004.10643'),
-    Task(name='panx', kind='tags', metric='span_f1', category='tagging', langs=_L(_L33+' bn jv ka ml ms my sw'), labels=NER, epochs=10, hub='google/xtreme', paper='Pan et al. 2017, ACL P17-1178'),
-    Task(name='xquad', kind='span', metric='qa', category='qa', langs=_L('ar de el en es hi ru th tr vi zh'), train_on='squad_v1', select_on='squad_v1',
+    Task(name='udpos', kind='tags', metric='span_f1', category='tagging', langs=_L(_L33), more=_L('lt pl ro uk wo'), labels=UPOS, epochs=10, hub='google/xtreme', paper='arXiv:2004.10643'),
+    Task(name='panx', kind='tags', metric='span_f1', category='tagging', langs=_L(_L33+' bn jv ka ml ms my sw'), more=_L('az gu lt pa pl qu ro uk'), labels=NER, epochs=10, hub='google/xtreme', paper='Pan et al. 2017, ACL P17-1178'),
+    Task(name='xquad', kind='span', metric='qa', category='qa', langs=_L('ar de el en es hi ru th tr vi zh'), more=('ro',), train_on='squad_v1', select_on='squad_v1',
          batch_size=16, max_length=384, hub='google/xtreme', licence='CC BY-SA 4.0', paper='arXiv:1910.11856'),
     Task(name='mlqa', kind='span', metric='mlqa', category='qa', langs=_L('ar de en es hi vi zh'), train_on='squad_v1', select_on='squad_v1',
          batch_size=16, max_length=384, hub='google/xtreme', licence='CC BY-SA 3.0', paper='arXiv:1910.07475'),
@@ -66,7 +67,7 @@ XTREME = (
          hub='google/xtreme', licence='Apache 2.0', paper='arXiv:2003.05002'),
     Task(name='bucc2018', kind='retrieval', metric='bitext_f1', category='retrieval', langs=_L('de fr ru zh'), max_length=512, folder=True,
          paper='Zweigenbaum et al. 2018, BUCC shared task'),
-    Task(name='tatoeba', kind='retrieval', metric='retrieval_accuracy', category='retrieval', langs=_L(_L36), max_length=512, hub='google/xtreme',
+    Task(name='tatoeba', kind='retrieval', metric='retrieval_accuracy', category='retrieval', langs=_L(_L36), more=_L('az lt pl ro uk'), max_length=512, hub='google/xtreme',
          licence='CC BY 2.0 FR', paper='arXiv:1812.10464'))
 
 # %% ../nbs/02_tasks.ipynb #4dbe23d0
@@ -102,10 +103,9 @@ TEXT = Task(name='text', kind='text', metric='accuracy', category='other', langs
 tasks = table(*XTREME, *XTREME_R, *BESIDE, *INTERMEDIATES, TEXT)
 NINE = ('anli','mnli','qqp','squad_v2','squad_v1','hellaswag','ccg','cosmosqa','csqa')  # the intermediates of arXiv:2005.13013
 
-# %% ../nbs/02_tasks.ipynb #ce5f483c
-_MORE = dict(panx='az gu lt pa pl qu ro uk', udpos='lt pl ro uk wo', tatoeba='az lt pl ro uk', xquad='ro')  # languages that XTREME-R added (its evaluate.py)
+# %% ../nbs/02_tasks.ipynb #9b746be3
 SUITES = MappingProxyType({'xtreme': MappingProxyType({o.name: o.langs for o in XTREME}),
-    'xtreme-r': MappingProxyType({o.name: o.langs+_L(_MORE.get(o.name, '')) for o in (*XTREME, *XTREME_R) if o.name not in ('pawsx','bucc2018')})})
+    'xtreme-r': MappingProxyType({o.name: o.langs+o.more for o in (*XTREME, *XTREME_R) if o.name not in ('pawsx','bucc2018')})})
 
 def suite(
     name:str,            # a row of `SUITES`
