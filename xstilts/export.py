@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['not_whole', 'export_cell', 'systems', 'export_study']
 
-# %% ../nbs/35_export.ipynb #e4be1491
+# %% ../nbs/35_export.ipynb #ee950594
 import re
 from pathlib import Path
 from . import __version__
@@ -16,8 +16,7 @@ from .prediction import read_predictions
 from .stages import Cell,prediction_key,score_key
 from .store import place
 from .study import AXES,Study,cells
-from .submission import LAYOUTS,write_labels,write_predictions
-from .tasks import SUITES
+from .submission import LAYOUTS,suite_of,write_labels,write_predictions
 
 # %% ../nbs/35_export.ipynb #49168123
 def not_whole(cell:Cell)->list[str]:
@@ -38,12 +37,12 @@ def _ready(many, part):
     if lacking: errors.append(f"{len(lacking)} of {len(many)} cells have no predictions in the store, run the study first (xstilts run): {', '.join(lacking[:5])}{' ...' if lacking[5:] else ''}")
     if errors: raise ValueError(f"{len(errors)} {'problem' if len(errors)==1 else 'problems'}, nothing is exported:\n  "+'\n  '.join(errors))
 
-# %% ../nbs/35_export.ipynb #4ca3c14a
+# %% ../nbs/35_export.ipynb #33b28a36
 def _about(many):
     "README.txt: whose predictions these are, what they are not, how they are scored"
     c = many[0]
     mini = c.data=='mini'
-    which = 'mini' if mini else 'xtreme' if any(o.target in SUITES['xtreme'] for o in many) else 'xtreme-r'
+    which = suite_of(c.data, [o.target for o in many])
     missing = [x for o in many for x in not_whole(o)]
     whose = [f"Predictions of {c.model}, intermediate: {c.intermediate}, seed {c.seed}, written by xstilts {__version__} in the layout of XTREME (arXiv 2003.11080).", f"Data: {c.data}."]
     made_up = ["MINIATURE: tasks and texts are those of a small made-up world. They share names with the benchmark's and nothing else. Do not submit these files; they say nothing about real languages."] if mini else []

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MEAN', 'items_of', 'majority', 'Results', 'setup_of', 'with_mean', 'gather', 'at_floor', 'main_table',
-           'language_table', 'show', 'cell_table', 'changed']
+           'language_table', 'show', 'gap_table', 'suite_table', 'suite_note', 'cell_table', 'changed']
 
-# %% ../nbs/41_tables.ipynb #fbc8965b
+# %% ../nbs/41_tables.ipynb #871836a5
 from collections import Counter
 from dataclasses import dataclass,replace
 import numpy as np
@@ -14,6 +14,7 @@ from .metrics import from_stats,item_stats,metrics,score
 from .stages import Cell,prediction_key,score_key,recipe
 from .statistics import Items,boot_gains,boot_scores,draw_clusters,gain,pooled_seed_variance,score_interval
 from .store import place,read_json
+from .submission import averages,groups,members,suite_of,whole_mean
 from .study import AXES,Study,cells,floors
 from .tasks import tasks
 
@@ -49,7 +50,7 @@ def majority(cell:Cell)->dict[str,float]|None:
         return {l: score(metric, [dict(gold=list(o['tags']), pred=[top]*len(o['tags'])) for o in cell.rows(l)])[metrics[metric].main] for l in cell.langs}
     return None
 
-# %% ../nbs/41_tables.ipynb #bba6875c
+# %% ../nbs/41_tables.ipynb #56edbc75
 MEAN = 'zero-shot mean'  # over the languages of a cell without English
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,7 @@ class Results:
     "Everything a report shows, keyed by (setup, intermediate, target)"
     study:Study
     scores:dict      # key -> lang or MEAN -> list of points, one per seed
+    every:dict       # key -> one {lang: all scores of the metric} per seed
     intervals:dict   # key -> lang or MEAN -> (low, high) over items, seeds averaged
     gains:dict       # key -> lang or MEAN -> Gain, for intermediates other than none
     floor:dict       # (setup, target) -> MEAN or lang -> points of a random encoder
@@ -74,14 +76,14 @@ def with_mean(d:dict)->dict:
     far = [v for k,v in d.items() if k!='en'] or list(d.values())
     return d|{MEAN: np.mean(far, axis=0) if np.ndim(far[0]) else float(np.mean(far))}
 
-# %% ../nbs/41_tables.ipynb #12c81b7e
+# %% ../nbs/41_tables.ipynb #ec927af9
 def gather(study:Study, n_boot:int=1000)->Results:
     "Read the scores of a study and derive its gains; missing cells are listed, never filled in"
     all = cells(study)
     missing = [o.name for o in all if not place('scores', score_key(o)+'.json').exists()]
     have = [o for o in all if o.name not in missing]
     found = {o.name+setup_of(o, study): read_json(place('scores', score_key(o)+'.json')) for o in have}
-    res = Results(study=study, scores={}, intervals={}, gains={}, floor={}, majority={}, flags={}, same=set(), missing=missing)
+    res = Results(study=study, scores={}, every={}, intervals={}, gains={}, floor={}, majority={}, flags={}, same=set(), missing=missing)
     for t in study.axes['target']: _task(res, [o for o in have if o.target==t], found, n_boot)
     for o in floors(study):
         f = place('scores', score_key(o)+'.json')
@@ -92,7 +94,7 @@ def gather(study:Study, n_boot:int=1000)->Results:
         res.majority[setup_of(replace(o, model=o.model.removeprefix('random:')), study),o.target] = with_mean(m) if m else None
     return res
 
-# %% ../nbs/41_tables.ipynb #b4b6e733
+# %% ../nbs/41_tables.ipynb #c5823691
 def _task(res, have, found, n_boot):
     "The cells of one target task: clusters are drawn once for all of them"
     if not have: return
@@ -104,6 +106,7 @@ def _task(res, have, found, n_boot):
     for o in have:
         k,r = (setup_of(o, res.study),o.intermediate,o.target), found[o.name+setup_of(o, res.study)]
         by.setdefault(k, []).append(o.seed)
+        res.every.setdefault(k, []).append(r['scores'])
         for l,v in with_mean({l: v[r['main']] for l,v in r['scores'].items()}).items(): res.scores.setdefault(k, {}).setdefault(l, []).append(v)
         if r['flags']: res.flags[o.name] = r['flags']
         if o.same_data: res.same.add(k)
@@ -173,6 +176,41 @@ def show(df, title:str='', note:str=''):
     res = GT(df.map(lambda o: o if isinstance(o, (int,float)) else str(o).replace('&','&amp;').replace('<','&lt;').replace('>','&gt;')))
     if title: res = res.tab_header(title=title)
     return res.tab_source_note(note) if note else res
+
+# %% ../nbs/41_tables.ipynb #c3555b00
+def gap_table(res:Results):
+    "English, the mean of the other languages and the gap between them, seeds averaged; targets without English have no gap"
+    import pandas as pd
+    rows = []
+    for (s,i,t),v in res.scores.items():
+        if 'en' not in v or len(v)<3: continue
+        en,far = np.mean(v['en']),np.mean(v[MEAN])
+        rows.append(dict(model=s, target=t, row='baseline' if i=='none' else f'+ {i}', English=f'{en:.1f}', **{MEAN: f'{far:.1f}', 'transfer gap': f'{en-far:.1f}'}))
+    return pd.DataFrame(rows)
+
+# %% ../nbs/41_tables.ipynb #42c74a15
+def suite_table(res:Results):
+    "Scores of tasks, categories and the suite as the benchmark averages them, English included, seeds averaged; a dash is what is not whole"
+    import pandas as pd
+    name = suite_of(res.study.data, res.study.axes['target'])
+    wanted,rows = members(name),[]
+    point = lambda o: f"{o['score']:.1f}" if o else '-'
+    for s,i in dict.fromkeys(k[:2] for k in res.every):
+        per = {k[2]: v for k,v in res.every.items() if k[:2]==(s,i)}
+        done = {t: averages(t, {l: {m: float(np.mean([o[l][m] for o in v])) for m in v[0][l] if m!='n'} for l in v[0]}) for t,v in per.items() if t in wanted}
+        full = {t: o for t,o in done.items() if set(o['languages'])>=set(wanted[t])}
+        rows.append(dict(model=s, row='baseline' if i=='none' else f'+ {i}', **{t: point(o)+'*'*(t not in full) for t,o in done.items()},
+            **{g: point(whole_mean(o, full)) for g,o in groups(wanted).items()}, **{name: point(whole_mean(tuple(wanted), full))}))
+    return pd.DataFrame(rows).fillna('-')
+
+def suite_note(res:Results)->str:
+    "What the table of averages lacks"
+    name = suite_of(res.study.data, res.study.axes['target'])
+    wanted,there = members(name),dict.fromkeys(res.study.axes['target'])
+    lacking = [t for t in wanted if t not in there]
+    limit = res.study.settings.get('eval_limit')
+    return ' '.join([f"{len(wanted)-len(lacking)} of the {len(wanted)} tasks of {name}{': no overall score' if lacking else ''}{', '+' '.join(lacking)+' missing' if lacking else ''}. English is in all means, questions count as the mean of exact match and F1. A star: not in all languages of the suite; such a task enters no average.",
+        *[f"Only the first {limit} test items of each language."]*bool(limit)])
 
 # %% ../nbs/41_tables.ipynb #61db22f7
 def cell_table(cell:Cell, result:dict, baseline:dict|None, n_boot:int=1000):
