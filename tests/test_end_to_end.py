@@ -113,17 +113,19 @@ def test_killed_at_random_moments(whole, tmp_path):
     assert scores(tmp_path)==scores(whole)
 
 
-def test_stage_killed_between_updates(tmp_path):
+PLAIN = dict(intermediate='none', target='udpos', settings=dict(target_train_limit=256, target_epochs=3, target_checkpoint_steps=2))
+MODELLED = dict(intermediate='mnli', target='tatoeba', settings=dict(intermediate_train_limit=256, intermediate_epochs=1, intermediate_mlm_rate=.5, intermediate_mlm_languages='en ja', intermediate_checkpoint_steps=2))
+
+@pytest.mark.parametrize('cell', [PLAIN, MODELLED], ids=['target', 'with modelling'])
+def test_stage_killed_between_updates(cell, tmp_path):
     "A training process killed with -9 after some updates goes on from its checkpoint to the same weights."
-    code = """
+    code = f"cell = {cell!r}" + """
 import os, sys
 os.environ['XSTILTS_ARTIFACTS'] = sys.argv[1]
 from xstilts.stages import Cell, run_stage, stages
 from xstilts.store import read_json
-c = Cell(model='mini', intermediate='none', target='udpos', seed=3, settings=dict(target_train_limit=256, target_epochs=3, target_checkpoint_steps=2))
+c = Cell(model='mini', seed=3, **cell)
 step = int(sys.argv[2])
-def report(row):
-    pass
 if step:
     import xstilts.training as t
     real = t.save_checkpoint
