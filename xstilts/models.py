@@ -53,7 +53,7 @@ MC4 = _L('af am ar az be bg bn ca ceb co cs cy da de el en eo es et eu fa fi fr 
          'ms mt my ne nl no ny pa pl ps pt ro ru sd si sk sl sm sn so sq sr st su sv sw ta te tg th tl tr uk ur uz vi xh yi yo zh zu')
 _OURS = tuple(languages)
 
-# %% ../nbs/03_models.ipynb #c523c8f5
+# %% ../nbs/03_models.ipynb #5747c884
 XTREME_LAYERS = 'github.com/google-research/xtreme third_party/evaluate_retrieval.py'
 _BASE = dict(lr=2e-5, intermediate_lr=2e-5)
 _XL = 'arXiv:2105.00572; sizes of the hub config'
@@ -70,7 +70,7 @@ ENCODERS = (
     Model(name='xlmr-large', path='FacebookAI/xlm-roberta-large', langs=CC100, params=558_840_832, body=302_311_424, layer=14, source='arXiv:1911.02116; jiant xtreme_runconfig_writer.py'),
     Model(name='xlmr-xl', path='facebook/xlm-roberta-xl', langs=CC100, params=3_475_929_600, body=2_832_358_400, source=_XL),
     Model(name='xlmr-xxl', path='facebook/xlm-roberta-xxl', langs=CC100, params=10_695_954_432, body=9_666_240_512, source=_XL),
-    Model(name='mdeberta-base', path='microsoft/mdeberta-v3-base', family='deberta', langs=CC100, params=278_218_752, body=85_057_536,
+    Model(name='mdeberta-base', path='microsoft/mdeberta-v3-base', family='deberta', langs=CC100, params=278_218_752, body=85_450_752,
           source='arXiv:2111.09543 and its hub card: the data of XLM-R', **_BASE),
     Model(name='mmbert-small', path='jhu-clsp/mmBERT-small', family='modernbert', langs=tuple(o for o in _OURS if o!='ha'), dropout=0., params=140_493_696, body=42_189_696,
           source='arXiv:2509.06888, github.com/JHU-CLSP/mmBERT', **_BASE),
