@@ -14,7 +14,7 @@ from .heads import first_position
 from .tasks import Task
 from .tokens import Encoded,encode
 
-# %% ../nbs/21_prediction.ipynb #1f8d156f
+# %% ../nbs/21_prediction.ipynb #1245c791
 def logits(
     net, task:str,        # a head of `net`
     enc:Encoded,
@@ -27,7 +27,7 @@ def logits(
     res,first,whole = [None]*len(enc), first_position(net.encoder), net.heads[task].kind in ('pair','score','choice')
     with torch.inference_mode():
         for ix in budgeted(enc.lengths, budget):
-            b = {k: v.to(device) for k,v in collate(enc, ix, pad, first).items() if k in ('input_ids','attention_mask','position_ids')}
+            b = {k: v.to(device) for k,v in collate(enc, ix, pad, first).items() if k in ('input_ids','attention_mask','position_ids','second')}
             out = net.logits(b, task).float().cpu().numpy()
             for i,o,n in zip(ix, out, enc.lengths[ix]): res[i] = o if whole else o[:n]
     return res

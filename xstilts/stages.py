@@ -209,20 +209,20 @@ def pretraining(cell:Cell)->Stage:
     r = Recipe(**dict(lr=1e-3, schedule='cosine', beta2=.98, eps=1e-6, dropout=0., max_length=shape.row_length, max_steps=1000, warmup=.05)|rest)
     return Stage(kind='pretrain', model=name, data=shape.origin, seed=shape.seed, recipe=r, shape=shape)
 
-# %% ../nbs/31_stages.ipynb #fa0a7b55
-def load_encoder(stage:'Stage|None', name:str, dropout:float=0.):
+# %% ../nbs/31_stages.ipynb #e13862b8
+def load_encoder(stage:'Stage|None', name:str, dropout:float=0., max_length:int=0):
     "The encoder and tokenizer a stage or a cell starts from"
-    from transformers import AutoTokenizer
-    from xstilts.heads import backbone,folder_of
+    from xstilts.heads import backbone,fits,folder_of,tokenizer
     if stage is not None:
         folder = place('models', stage.key)
         check_sealed(folder)
         fresh = 0 if stage.kind=='pretrain' and name.startswith('random:') else None
-        return backbone(str(folder/'backbone'), dropout, random=fresh), AutoTokenizer.from_pretrained(folder/'backbone')
-    m = model(name)
-    path = folder_of(m)
-    at = {} if Path(path).is_dir() else dict(revision=revision('models', path))
-    return backbone(path, dropout, random=0 if name.startswith('random:') else None), AutoTokenizer.from_pretrained(path, **at)
+        res = backbone(str(folder/'backbone'), dropout, random=fresh), tokenizer(str(folder/'backbone'))
+    else:
+        path = folder_of(model(name))
+        res = backbone(path, dropout, random=0 if name.startswith('random:') else None), tokenizer(path)
+    fits(*res, name, max_length)
+    return res
 
 # %% ../nbs/31_stages.ipynb #a9dc9fb3
 def tokens(
@@ -244,7 +244,7 @@ def tokens(
     try: return Encoded.load(at)
     except (ValueError,OSError,EOFError) as e: raise ValueError(f"tokens/{k} in the store is damaged: delete that folder, it is made again ({str(e)[:120]})") from e
 
-# %% ../nbs/31_stages.ipynb #7f2bd064
+# %% ../nbs/31_stages.ipynb #6434d43a
 def train_stage(stage:Stage, folder:Path, report=None):
     "Train; the network, the tokenizer and the log"
     import torch
@@ -254,10 +254,10 @@ def train_stage(stage:Stage, folder:Path, report=None):
     r = stage.recipe
     torch.set_num_threads(r.threads)
     if stage.kind=='pretrain': return pretrain(stage.shape, r, folder, report)
-    encoder,tok = load_encoder(stage.parent, stage.model, r.dropout)
+    encoder,tok = load_encoder(stage.parent, stage.model, r.dropout, r.max_length)
     torch.manual_seed(stage.seed)
     learnt = {o: task_of(stage.data, part(o).task) for o in stage.tasks}
-    net = Net(encoder, {o.name: o for o in learnt.values()}.values(), dropout=r.dropout, mlm=r.mlm_rate>0)
+    net = Net(encoder, {o.name: o for o in learnt.values()}.values(), dropout=r.dropout, mlm=r.mlm_rate>0, pooled=model(stage.model).pooled)
     if torch.cuda.is_available(): net = net.cuda()
     rows = lambda o, n=r.train_limit: train_rows(stage.data, o, n, r.train_from, r.match)
     sets = {o: tokens(tok, t, lambda: rows(o), data_print(stage.data, o, r.train_limit, given=r.train_from, match=r.match), r) for o,t in learnt.items()}
@@ -325,7 +325,7 @@ def layer_of(cell:Cell)->int|None:
     if res is None: raise ValueError(f"model {cell.model} has no retrieval layer in its row: give `layer`, chosen on development data")
     return res
 
-# %% ../nbs/31_stages.ipynb #145f505e
+# %% ../nbs/31_stages.ipynb #77499f67
 def predict_cell(cell:Cell)->list[dict]:
     "Predictions of all languages of a cell from one loaded model"
     import torch
@@ -338,7 +338,7 @@ def predict_cell(cell:Cell)->list[dict]:
     if torch.cuda.is_available(): encoder = encoder.cuda()
     t = task_of(cell.data, cell.target)
     if not t.trained: return _retrieve(cell, encoder, tok)
-    net = Net(encoder, [t]).to(encoder.device)
+    net = Net(encoder, [t], pooled=model(cell.model).pooled).to(encoder.device)
     net.heads.load_state_dict(load_file(place('models', s[-1].key)/'heads.safetensors'))
     rows = [o for l in cell.langs for o in cell.rows(l)]
     return predict(net, tok, t, rows, enc=tokens(tok, t, lambda: rows, [cell.print(l) for l in cell.langs], r))
