@@ -35,47 +35,82 @@ def embed(
             for o in layers: res[o][ix] = torch.nn.functional.normalize((hs[o].float()*m).sum(1)/m.sum(1), dim=-1).cpu().numpy()
     return res
 
-# %% ../nbs/22_retrieval.ipynb #6d16acd8
+# %% ../nbs/22_retrieval.ipynb #eb28da44
+def _largest(
+    s:torch.Tensor,        # (rows, n) float32
+    number:torch.Tensor,   # (rows, n) or (n), int64, below 2**31
+    k:int,
+)->tuple[torch.Tensor,torch.Tensor]:  # (rows, k) values and numbers
+    "The `k` largest of each row, largest first, of equal ones those of lower number first"
+    bits = (s+0.).view(torch.int32)  # as integers floats keep their order, negative ones after a flip; 0 is added for -0
+    key = (bits^((bits>>31)&0x7fffffff)).long().mul_(2**32).sub_(number).topk(min(k, s.shape[1])).values
+    number = -key&0xffffffff
+    bits = ((key+number)>>32).int()
+    return (bits^((bits>>31)&0x7fffffff)).view(torch.float32), number
+
+def _best_of(
+    s:torch.Tensor,   # (rows, n) float32
+    k:int,
+    across:bool,      # of each column instead of each row
+)->tuple[torch.Tensor,torch.Tensor]:
+    "The `k` largest of each row or column of a block, as `_largest` has them"
+    n = s.shape[0 if across else 1]
+    width = max(1, int((n/k)**.5))
+    pieces = n//width
+    if pieces<=k: return _largest(s.T if across else s, torch.arange(n, device=s.device), k)
+    if across: top = s[:pieces*width].unflatten(0, (pieces,width)).amax(1).T.contiguous()
+    else: top = s[:,:pieces*width].unflatten(1, (pieces,width)).amax(2)
+    at = _largest(top, torch.arange(pieces, device=s.device), k)[1]
+    at = (at[...,None]*width+torch.arange(width, device=s.device)).flatten(1)
+    at = torch.cat([at, torch.arange(pieces*width, n, device=s.device).expand(len(at), -1)], 1)  # and what the pieces leave over
+    return _largest((s.T if across else s).gather(1, at), at, k)
+
+# %% ../nbs/22_retrieval.ipynb #b3c4ccee
+def _side(memory:int, d:int, k:int)->int:
+    "Rows and columns of the largest block that fits: its product, its copies of the vectors, and the pieces of `_best_of` with their numbers"
+    fits = lambda b: 4*b*b+8*b*d+60*b*(b*k)**.5<=memory
+    found = [b for b in (8192,4096,2048,1024,512,256,128,64) if fits(b)]
+    if not found: raise ValueError(f"memory: {memory} bytes hold no block of 64 vectors of {d} numbers and their {k} best, give at least {int(16384+512*d+60*64*(64*k)**.5)}")
+    return found[0]
+
 def neighbours(
-    x:np.ndarray,     # (n, d) of length 1
-    y:np.ndarray,     # (m, d) of length 1
+    x:np.ndarray,       # (n, d) of length 1
+    y:np.ndarray,       # (m, d) of length 1
     k:int=4,
-    block:int=4096,   # rows of a block of the product
-)->tuple[np.ndarray,np.ndarray,np.ndarray,np.ndarray]:  # similarities and numbers of the k nearest y of each x (n, k), and of the k nearest x of each y (m, k)
+    memory:int=2**28,   # bytes, beside the vectors and the results
+    device:str='cpu',   # where products are taken
+)->tuple[np.ndarray,np.ndarray,np.ndarray,np.ndarray]:  # similarities (float32) and numbers (int64) of the k nearest y of each x (n, k), and of the k nearest x of each y (m, k)
     "Exact nearest neighbours in both directions from one blocked product; ties go to the lower number"
-    kx,ky = min(k, len(y)),min(k, len(x))
-    sx,ix = np.empty((len(x),kx), np.float32), np.empty((len(x),kx), np.int64)
-    sy,iy = np.full((len(y),ky), -np.inf, np.float32), np.zeros((len(y),ky), np.int64)
-    for a in range(0, len(x), block):
-        s = x[a:a+block]@y.T
-        ix[a:a+block] = np.argsort(-s, axis=1, kind='stable')[:,:kx] if len(y)<2*kx else _top(s, kx)
-        sx[a:a+block] = np.take_along_axis(s, ix[a:a+block], 1)
-        near = _top(s.T, min(ky, len(s)))
-        both,num = np.concatenate([sy, np.take_along_axis(s.T, near, 1)], 1), np.concatenate([iy, near+a], 1)
-        keep = np.argsort(-both, axis=1, kind='stable')[:,:ky]
-        sy,iy = np.take_along_axis(both, keep, 1), np.take_along_axis(num, keep, 1)
-    return sx,ix,sy,iy
+    if not len(x) or not len(y): raise ValueError(f"nothing to search: the pools have {len(x)} and {len(y)} sentences")
+    b = _side(memory, x.shape[1], k)
+    part = lambda v,i: torch.from_numpy(np.ascontiguousarray(v[i:i+b], np.float32)).to(device)
+    near = [(torch.full((len(v),min(k, len(w))), -torch.inf, device=device), torch.zeros((len(v),min(k, len(w))), dtype=torch.int64, device=device)) for v,w in ((x,y),(y,x))]
+    for i in range(0, len(x), b):
+        xi = part(x, i)
+        for j in range(0, len(y), b):
+            s = xi@part(y, j).T
+            for (sim,num),at,start,across in ((near[0],i,j,False),(near[1],j,i,True)):
+                new,rows = _best_of(s, k, across), slice(at, at+b)
+                sim[rows],num[rows] = _largest(torch.cat([sim[rows],new[0]], 1), torch.cat([num[rows],new[1]+start], 1), sim.shape[1])
+    if not all(bool(o.isfinite().all()) for o,_ in near): raise ValueError("a vector is not finite: the encoder's numbers overflowed, embed in float32")
+    return tuple(o.cpu().numpy() for pair in near for o in pair)
 
-def _top(s, k):
-    "Numbers of the k largest of each row, largest first"
-    if s.shape[1]<=k: return np.argsort(-s, axis=1, kind='stable')
-    part = np.sort(np.argpartition(-s, k-1, axis=1)[:,:k], axis=1)
-    return np.take_along_axis(part, np.argsort(-np.take_along_axis(s, part, 1), axis=1, kind='stable'), 1)
-
-# %% ../nbs/22_retrieval.ipynb #d93183d7
+# %% ../nbs/22_retrieval.ipynb #3c375b9c
 def translate_pairs(
     foreign:list[dict], english:list[dict],  # rows of both sides
     vf:np.ndarray, ve:np.ndarray,            # their vectors
+    device:str='cpu',                        # where products are taken
 )->list[dict]:                               # id of the English row, gold and predicted id of the foreign one, prob: the four best similarities
     "The nearest foreign sentence of each English one"
-    s,ix,*_ = neighbours(ve, vf)
+    s,ix,*_ = neighbours(ve, vf, device=device)
     return [dict(id=o['id'], lang=foreign[0]['lang'], cluster=o['cluster'], gold=o['gold_id'], pred=foreign[i[0]]['id'], prob=p.tolist()) for o,i,p in zip(english, ix, s)]
 
-# %% ../nbs/22_retrieval.ipynb #15f00843
+# %% ../nbs/22_retrieval.ipynb #874f8f1b
 def rank_answers(
     rows:list[dict],    # queries and candidates of all languages; a question has the same id in all of them
     v:np.ndarray,       # their vectors
     shared:bool=False,  # are the candidates the same for all languages, as the entities of Mewsli-X are?
+    device:str='cpu',   # where products are taken
 )->list[dict]:          # one per query: its right answers, and the twenty nearest candidates
     "The candidates nearest to every query, whatever their language"
     q,c = ([i for i,o in enumerate(rows) if o['side']==s] for s in ('query','candidate'))
@@ -83,29 +118,31 @@ def rank_answers(
     if shared: c = list({rows[i]['id']: i for i in reversed(c)}.values())[::-1]
     right = {}
     for i in q: right.setdefault(rows[i]['id'], []).append(name(rows[i]['lang'], rows[i]['gold_id']))
-    s,ix,*_ = neighbours(v[q], v[c], K_MAP)
+    s,ix,*_ = neighbours(v[q], v[c], K_MAP, device=device)
     return [dict(id=rows[i]['id'], lang=rows[i]['lang'], cluster=rows[i]['cluster'], gold=list(dict.fromkeys(right[rows[i]['id']])), pred=[name(rows[c[k]]['lang'], rows[c[k]]['id']) for k in near], prob=p.tolist()) for i,near,p in zip(q, ix, s)]
 
-# %% ../nbs/22_retrieval.ipynb #289da6e6
+# %% ../nbs/22_retrieval.ipynb #0bf31680
 def mine(
     vf:np.ndarray, ve:np.ndarray,  # vectors of the foreign and the English pool
     k:int=4,
+    memory:int=2**28,              # bytes, as in `neighbours`
+    device:str='cpu',              # where products are taken
 )->list[tuple[int,int,float]]:     # foreign number, English number, margin score; best first, each sentence once
     "Candidate translations by ratio margin, 'max' retrieval of XTREME's mine_bitext"
-    sx,ix,sy,iy = neighbours(vf, ve, k)
+    sx,ix,sy,iy = neighbours(vf, ve, k, memory, device)
     mx,my = sx.mean(1),sy.mean(1)
     fwd = sx/((mx[:,None]+my[ix])/2)
     bwd = sy/((my[:,None]+mx[iy])/2)
     bf,bb = fwd.argmax(1),bwd.argmax(1)
     rows,cols = np.arange(len(vf)),np.arange(len(ve))
-    cand = np.concatenate([np.stack([rows, ix[rows,bf]], 1), np.stack([iy[cols,bb], cols], 1)])
+    f,e = np.concatenate([rows, iy[cols,bb]]),np.concatenate([ix[rows,bf], cols])
     score = np.concatenate([fwd[rows,bf], bwd[cols,bb]])
-    used_f,used_e,res = set(),set(),[]
-    for o in np.argsort(-score, kind='stable'):
-        i,j = map(int, cand[o])
-        if i in used_f or j in used_e: continue
-        used_f.add(i); used_e.add(j)
-        res.append((i, j, float(score[o])))
+    best = np.argsort(-score, kind='stable')
+    free_f,free_e,res = [True]*len(vf),[True]*len(ve),[]
+    for i,j,s in zip(f[best].tolist(), e[best].tolist(), score[best].tolist()):
+        if not (free_f[i] and free_e[j]): continue
+        free_f[i] = free_e[j] = False
+        res.append((i, j, s))
     return res
 
 def merge_duplicates(rows:list[dict])->list[dict]:
@@ -113,14 +150,15 @@ def merge_duplicates(rows:list[dict])->list[dict]:
     first = {o['text']: i for i,o in reversed(list(enumerate(rows)))}
     return [o for i,o in enumerate(rows) if first[o['text']]==i]
 
-# %% ../nbs/22_retrieval.ipynb #e47cefb3
+# %% ../nbs/22_retrieval.ipynb #d4723224
 def mined_rows(
     foreign:list[dict], english:list[dict], vf, ve,
     threshold:float|None=None,  # from the dev pools; None chooses it on these rows
+    device:str='cpu',           # where products are taken
 )->tuple[list[dict],float]:     # one row per gold pair or candidate (gold, pred: is it one?; prob: its score), the threshold used
     "Candidates against gold pairs; the threshold maximises F1 where none is given, so give one wherever the score is reported"
     gold = {(o['id'],o['gold_id']) for o in foreign if o['gold_id']}
-    found = {(foreign[i]['id'],english[j]['id']): s for i,j,s in mine(vf, ve)}
+    found = {(foreign[i]['id'],english[j]['id']): s for i,j,s in mine(vf, ve, device=device)}
     if threshold is None:
         keys = list(found)
         threshold = float(best_threshold(np.array([found[o] for o in keys]), np.array([o in gold for o in keys]), len(gold))[0])
