@@ -35,37 +35,48 @@ def embed(
             for o in layers: res[o][ix] = torch.nn.functional.normalize((hs[o].float()*m).sum(1)/m.sum(1), dim=-1).cpu().numpy()
     return res
 
-# %% ../nbs/22_retrieval.ipynb #eb28da44
-def _largest(
+# %% ../nbs/22_retrieval.ipynb #5490e681
+def _ordered(
     s:torch.Tensor,        # (rows, n) float32
-    number:torch.Tensor,   # (rows, n) or (n), int64, below 2**31
+    number:torch.Tensor,   # (rows, n) int64, below 2**31
     k:int,
 )->tuple[torch.Tensor,torch.Tensor]:  # (rows, k) values and numbers
-    "The `k` largest of each row, largest first, of equal ones those of lower number first"
+    "The `k` largest of each row, largest first, equal ones by number"
     bits = (s+0.).view(torch.int32)  # as integers floats keep their order, negative ones after a flip; 0 is added for -0
     key = (bits^((bits>>31)&0x7fffffff)).long().mul_(2**32).sub_(number).topk(min(k, s.shape[1])).values
     number = -key&0xffffffff
     bits = ((key+number)>>32).int()
     return (bits^((bits>>31)&0x7fffffff)).view(torch.float32), number
 
+def _largest(s:torch.Tensor, number:torch.Tensor, k:int)->tuple[torch.Tensor,torch.Tensor]:
+    "What `_ordered` has, in any order: the integers are made for those rows only whose last place is tied"
+    number = number.expand_as(s)
+    if s.shape[1]<=k: return s, number
+    v,i = s.topk(k+1)
+    tied = (v[:,k-1]==v[:,k]).nonzero()[:,0]
+    v,n = v[:,:k], number.gather(1, i[:,:k])
+    if len(tied): v[tied],n[tied] = _ordered(s[tied], number[tied], k)
+    return v, n
+
+# %% ../nbs/22_retrieval.ipynb #1a10e9eb
 def _best_of(
-    s:torch.Tensor,   # (rows, n) float32
+    s:torch.Tensor,   # (rows, n) float32, a block of the product
     k:int,
     across:bool,      # of each column instead of each row
 )->tuple[torch.Tensor,torch.Tensor]:
-    "The `k` largest of each row or column of a block, as `_largest` has them"
+    "The `k` largest of each row or column with their numbers, as `_largest` has them"
     n = s.shape[0 if across else 1]
-    width = max(1, int((n/k)**.5))
+    width = 2**max(0, round(np.log2(n/k)/2))
     pieces = n//width
     if pieces<=k: return _largest(s.T if across else s, torch.arange(n, device=s.device), k)
     if across: top = s[:pieces*width].unflatten(0, (pieces,width)).amax(1).T.contiguous()
     else: top = s[:,:pieces*width].unflatten(1, (pieces,width)).amax(2)
     at = _largest(top, torch.arange(pieces, device=s.device), k)[1]
     at = (at[...,None]*width+torch.arange(width, device=s.device)).flatten(1)
-    at = torch.cat([at, torch.arange(pieces*width, n, device=s.device).expand(len(at), -1)], 1)  # and what the pieces leave over
+    if n>pieces*width: at = torch.cat([at, torch.arange(pieces*width, n, device=s.device).expand(len(at), -1)], 1)
     return _largest((s.T if across else s).gather(1, at), at, k)
 
-# %% ../nbs/22_retrieval.ipynb #b3c4ccee
+# %% ../nbs/22_retrieval.ipynb #97e11bd2
 def _side(memory:int, d:int, k:int)->int:
     "Rows and columns of the largest block that fits: its product, its copies of the vectors, and the pieces of `_best_of` with their numbers"
     fits = lambda b: 4*b*b+8*b*d+60*b*(b*k)**.5<=memory
@@ -85,13 +96,15 @@ def neighbours(
     b = _side(memory, x.shape[1], k)
     part = lambda v,i: torch.from_numpy(np.ascontiguousarray(v[i:i+b], np.float32)).to(device)
     near = [(torch.full((len(v),min(k, len(w))), -torch.inf, device=device), torch.zeros((len(v),min(k, len(w))), dtype=torch.int64, device=device)) for v,w in ((x,y),(y,x))]
+    room = torch.empty(min(b, len(x))*min(b, len(y)), device=device)
     for i in range(0, len(x), b):
         xi = part(x, i)
         for j in range(0, len(y), b):
-            s = xi@part(y, j).T
+            yj = part(y, j)
+            s = torch.mm(xi, yj.T, out=room[:len(xi)*len(yj)].view(len(xi), -1))
             for (sim,num),at,start,across in ((near[0],i,j,False),(near[1],j,i,True)):
                 new,rows = _best_of(s, k, across), slice(at, at+b)
-                sim[rows],num[rows] = _largest(torch.cat([sim[rows],new[0]], 1), torch.cat([num[rows],new[1]+start], 1), sim.shape[1])
+                sim[rows],num[rows] = _ordered(torch.cat([sim[rows],new[0]], 1), torch.cat([num[rows],new[1]+start], 1), sim.shape[1])
     if not all(bool(o.isfinite().all()) for o,_ in near): raise ValueError("a vector is not finite: the encoder's numbers overflowed, embed in float32")
     return tuple(o.cpu().numpy() for pair in near for o in pair)
 
