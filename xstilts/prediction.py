@@ -15,20 +15,21 @@ from .heads import first_position
 from .tasks import Task
 from .tokens import Encoded,encode
 
-# %% ../nbs/21_prediction.ipynb #07f1f491
+# %% ../nbs/21_prediction.ipynb #84caa662
 def best_spans(
     logits:torch.Tensor,  # (batch, seq, 2) of begin and end
     inside:torch.Tensor,  # (batch, seq) bool: pieces of the context
     n_best:int=20,
     longest:int=30,       # pieces
-)->tuple[torch.Tensor,...]:  # (batch, n) scores, largest first, -inf where there are no more; (batch, n) first and last pieces; (batch) scores of no answer
+)->tuple[torch.Tensor,...]:  # (batch, n) scores, largest first, -inf where there are no more; (batch, n) first and last pieces, 0 there; (batch) scores of no answer
     "The best spans of each window among the best begins and ends"
     masked = logits.masked_fill(~inside[...,None], -torch.inf)
     (b,bi),(e,ei) = (masked[...,o].topk(min(n_best, logits.shape[1])) for o in (0,1))
     size = ei[:,None]-bi[...,None]
     s = (b[...,None]+e[:,None]).masked_fill((size<0)|(size>=longest), -torch.inf).flatten(1)
     s,at = s.topk(min(n_best, s.shape[1]))
-    return s, bi.gather(1, at//ei.shape[1]), ei.gather(1, at%ei.shape[1]), logits[:,0].sum(-1)
+    real = s.isfinite()
+    return s, bi.gather(1, at//ei.shape[1])*real, ei.gather(1, at%ei.shape[1])*real, logits[:,0].sum(-1)
 
 # %% ../nbs/21_prediction.ipynb #a4278db7
 PRECISIONS = ('float32','bfloat16')
