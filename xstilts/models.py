@@ -14,9 +14,9 @@ from types import MappingProxyType
 from .config import choose,settings,table,unknown
 from .languages import languages
 
-# %% ../nbs/03_models.ipynb #d3ec32c6
+# %% ../nbs/03_models.ipynb #ab89919f
 POOLED = ('first','mean')            # what a sentence's one vector is: that of the first piece, or the mean of all
-OPTIMISERS = ('adamw','adafactor')
+OPTIMISERS = ('adamw','adafactor','adamw8bit')
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
