@@ -731,4 +731,10 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'xstilts.training.schedule': ('training.html#schedule', 'xstilts/training.py'),
                                   'xstilts.training.total_steps': ('training.html#total_steps', 'xstilts/training.py'),
                                   'xstilts.training.trackers_of': ('training.html#trackers_of', 'xstilts/training.py'),
-                                  'xstilts.training.train': ('training.html#train', 'xstilts/training.py')}}}
+                                  'xstilts.training.train': ('training.html#train', 'xstilts/training.py')},
+            'xstilts.unpadded': { 'xstilts.unpadded._kernel': ('unpadded.html#_kernel', 'xstilts/unpadded.py'),
+                                  'xstilts.unpadded.attend': ('unpadded.html#attend', 'xstilts/unpadded.py'),
+                                  'xstilts.unpadded.flat_hidden': ('unpadded.html#flat_hidden', 'xstilts/unpadded.py'),
+                                  'xstilts.unpadded.row_of': ('unpadded.html#row_of', 'xstilts/unpadded.py'),
+                                  'xstilts.unpadded.unpad': ('unpadded.html#unpad', 'xstilts/unpadded.py'),
+                                  'xstilts.unpadded.unpaddable': ('unpadded.html#unpaddable', 'xstilts/unpadded.py')}}}
