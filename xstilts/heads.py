@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['POSITIONED', 'POOLERS', 'DROPOUTS', 'PICKLED', 'VOCABULARIES', 'WHOLE', 'SPANS', 'new_encoder', 'folder_of',
-           'encoder_class', 'readable', 'config_of', 'backbone', 'tokenizer', 'first_position', 'longest', 'fits',
+           'encoder_class', 'readable', 'config_of', 'backbone', 'first_position', 'tokenizer', 'longest', 'fits',
            'sizes', 'classes', 'spans', 'averaged', 'Head', 'MLMHead', 'Net', 'types']
 
 # %% ../nbs/12_heads.ipynb #a2ffc383
@@ -80,7 +80,7 @@ def _unreachable(path, e):
     if Path(path).is_dir(): return f"the folder cannot be read as an encoder ({said})"
     return f"this model cannot be had from the hub: check the id, the network and, for a gated model, that you are logged in; what the hub has for it must be safetensors ({said})"
 
-# %% ../nbs/12_heads.ipynb #08ccb1dd
+# %% ../nbs/12_heads.ipynb #7b28906d
 def backbone(
     path:str,          # a folder in Hugging Face format or a hub id
     dropout:float=0.,
@@ -99,6 +99,7 @@ def backbone(
     if getattr(res, 'pooler', None) is not None: res.pooler = None
     return res
 
+# %% ../nbs/12_heads.ipynb #bba292fe
 def _filled(path, cfg, at):
     "With the weights of the folder, all of them"
     from safetensors import SafetensorError
@@ -111,6 +112,11 @@ def _filled(path, cfg, at):
 
 def _mismatched(e): return 'weights and config.json do not have the same sizes: they are not of one model' if 'mismatch' in str(e).lower() else ''
 
+def first_position(encoder)->int:
+    "The number of the first position: XLM-R and RoBERTa count from behind the padding id, others from 0"
+    return encoder.config.pad_token_id+1 if encoder.config.model_type in ('xlm-roberta','roberta','camembert','xlm-roberta-xl') else 0
+
+# %% ../nbs/12_heads.ipynb #1ba2b902
 VOCABULARIES = ('tokenizer.json','tokenizer.model','spiece.model','sentencepiece.bpe.model','spm.model','vocab.txt','vocab.json')  # one of them is in every folder of a tokenizer
 
 def tokenizer(path:str):
@@ -119,10 +125,6 @@ def tokenizer(path:str):
     if Path(path).is_dir() and not any((Path(path)/o).exists() for o in VOCABULARIES): raise ValueError(f"{path}: no tokenizer can be read, none of {', '.join(VOCABULARIES)} is there; put the one that belongs to these weights beside them with `save_pretrained`")
     try: return AutoTokenizer.from_pretrained(path, **({} if Path(path).is_dir() else dict(revision=revision('models', path))))
     except (OSError,ValueError,KeyError) as e: raise ValueError(f"{path}: no tokenizer can be read ({str(e).strip().splitlines()[0][:200]}); put the one that belongs to these weights beside them with `save_pretrained`") from e
-
-def first_position(encoder)->int:
-    "The number of the first position: XLM-R and RoBERTa count from behind the padding id, others from 0"
-    return encoder.config.pad_token_id+1 if encoder.config.model_type in ('xlm-roberta','roberta','camembert','xlm-roberta-xl') else 0
 
 # %% ../nbs/12_heads.ipynb #f5bc6956
 def longest(
