@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['POSITIONED', 'POOLERS', 'DROPOUTS', 'PICKLED', 'VOCABULARIES', 'WHOLE', 'SPANS', 'new_encoder', 'folder_of',
-           'encoder_class', 'readable', 'config_of', 'backbone', 'first_position', 'tokenizer', 'longest', 'fits',
-           'sizes', 'classes', 'spans', 'averaged', 'Head', 'MLMHead', 'Net', 'types']
+           'encoder_class', 'readable', 'config_of', 'backbone', 'filled', 'first_position', 'tokenizer', 'longest',
+           'fits', 'sizes', 'classes', 'spans', 'averaged', 'Head', 'MLMHead', 'Net', 'types']
 
 # %% ../nbs/12_heads.ipynb #a2ffc383
 from pathlib import Path
@@ -80,7 +80,7 @@ def _unreachable(path, e):
     if Path(path).is_dir(): return f"the folder cannot be read as an encoder ({said})"
     return f"this model cannot be had from the hub: check the id, the network and, for a gated model, that you are logged in; what the hub has for it must be safetensors ({said})"
 
-# %% ../nbs/12_heads.ipynb #7b28906d
+# %% ../nbs/12_heads.ipynb #53391306
 def backbone(
     path:str,          # a folder in Hugging Face format or a hub id
     dropout:float=0.,
@@ -95,19 +95,22 @@ def backbone(
     if random is not None:
         torch.manual_seed(random)
         res = encoder_class(cfg).from_config(cfg).float()
-    else: res = _filled(path, cfg, at)
+    else: res = filled(path, cfg, at, encoder_class(cfg), **(dict(add_pooling_layer=False) if cfg.model_type in POOLERS else {}))
     if getattr(res, 'pooler', None) is not None: res.pooler = None
     return res
 
-# %% ../nbs/12_heads.ipynb #bba292fe
-def _filled(path, cfg, at):
-    "With the weights of the folder, all of them"
+# %% ../nbs/12_heads.ipynb #4b30a34d
+def filled(
+    path:str, cfg,   # of the folder or hub id
+    at:dict,         # its revision
+    cls, **kw,       # a class of `transformers` and what it is made with
+):
+    "A model with the weights of a folder, all of them; pooler aside"
     from safetensors import SafetensorError
-    bare = dict(add_pooling_layer=False) if cfg.model_type in POOLERS else {}
-    try: res,info = encoder_class(cfg).from_pretrained(path, config=cfg, **bare, **at, use_safetensors=True, output_loading_info=True, dtype=torch.float32)
+    try: res,info = cls.from_pretrained(path, config=cfg, **kw, **at, use_safetensors=True, output_loading_info=True, dtype=torch.float32)
     except (OSError,RuntimeError,SafetensorError) as e: raise ValueError(f"{path}: {_mismatched(e) or _unreachable(path, e)}") from e
     missing = [o for o in info['missing_keys'] if 'pooler' not in o and 'position_ids' not in o]
-    if missing or info['mismatched_keys']: raise ValueError(f"{path}: the folder lacks weights of the encoder ({len(missing)} are missing, so they would be random): {sorted(missing)[:3]} {sorted(map(str, info['mismatched_keys']))[:3]}; is it another model's config, or a part of a model?")
+    if missing or info['mismatched_keys']: raise ValueError(f"{path}: the folder lacks weights of the {'encoder' if cls is encoder_class(cfg) else 'model'} ({len(missing)} are missing, so they would be random): {sorted(missing)[:3]} {sorted(map(str, info['mismatched_keys']))[:3]}; is it another model's config, or a part of a model?")
     return res
 
 def _mismatched(e): return 'weights and config.json do not have the same sizes: they are not of one model' if 'mismatch' in str(e).lower() else ''
