@@ -206,6 +206,24 @@ def test_a_pipeline_says_what_the_head_says(family, folders, tmp_path):
         np.testing.assert_allclose([said[x] for x in tasks['mnli'].labels], o, atol=1e-5)
 
 
+@pytest.mark.parametrize('target', ['xnli', 'panx', 'xquad'])
+def test_a_model_that_writes_runs_as_a_cell(target, folders, tmp_path, monkeypatch):
+    "After an intermediate task, through the store; what cannot be read is told, and nothing is shared with the encoder's cells."
+    monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path))
+    from xstilts.stages import Cell, Stage, run_cell, score_key, stages
+    from xstilts.store import place, read_json
+    few = dict(target_train_from='dev', target_train_limit=8, target_max_steps=2, intermediate_train_from='dev', intermediate_train_limit=8, intermediate_max_steps=2, eval_limit=2, languages='de ja')
+    phase = 'pawsx' if target=='xnli' else 'none'
+    cell = Cell(model=folders['mt5'], intermediate=phase, target=target, seed=0, settings=dict(few, head='text2text', target_max_length=64, intermediate_max_length=64))
+    monkeypatch.setattr('xstilts.text2text.TARGET', dict(pair=4, tags=8, span=8))
+    got = read_json(run_cell(cell))
+    assert set(got['scores'])=={'de', 'ja'} and any('could not be read' in o for o in got['flags'])
+    model_folder = place('models', got['stages'][-1])
+    assert any('decoder' in k for k in load_file(model_folder/'backbone/model.safetensors')) and read_json(model_folder/'stage.json')['head']=='text2text'
+    other = Cell(model=folders['mt5'], intermediate=phase, target=target, seed=0, settings=few)
+    assert score_key(other)!=score_key(cell) and not {o.key for o in stages(other)}&{o.key for o in stages(cell)} and Stage.__dataclass_fields__['head'].default==''
+
+
 def spoilt(folder, to, how):
     "A copy of a folder in which one thing is wrong"
     shutil.copytree(folder, to)

@@ -99,7 +99,7 @@ def backbone(
     if getattr(res, 'pooler', None) is not None: res.pooler = None
     return res
 
-# %% ../nbs/12_heads.ipynb #4b30a34d
+# %% ../nbs/12_heads.ipynb #57f02250
 def filled(
     path:str, cfg,   # of the folder or hub id
     at:dict,         # its revision
@@ -107,8 +107,12 @@ def filled(
 ):
     "A model with the weights of a folder, all of them; pooler aside"
     from safetensors import SafetensorError
+    from transformers.utils import logging
+    loud = logging.get_verbosity()
+    logging.set_verbosity_error()  # its table of heads that are not loaded; what is missing is checked below
     try: res,info = cls.from_pretrained(path, config=cfg, **kw, **at, use_safetensors=True, output_loading_info=True, dtype=torch.float32)
     except (OSError,RuntimeError,SafetensorError) as e: raise ValueError(f"{path}: {_mismatched(e) or _unreachable(path, e)}") from e
+    finally: logging.set_verbosity(loud)
     missing = [o for o in info['missing_keys'] if 'pooler' not in o and 'position_ids' not in o]
     if missing or info['mismatched_keys']: raise ValueError(f"{path}: the folder lacks weights of the {'encoder' if cls is encoder_class(cfg) else 'model'} ({len(missing)} are missing, so they would be random): {sorted(missing)[:3]} {sorted(map(str, info['mismatched_keys']))[:3]}; is it another model's config, or a part of a model?")
     return res
