@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from xstilts.batches import collate
 from xstilts.heads import Net, backbone, first_position, fits, longest, tokenizer
+from xstilts.hfexport import CLASSES, difference, refusal, stock
 from xstilts.mini import rows
 from xstilts.models import model
 from xstilts.prediction import logits
@@ -169,6 +170,58 @@ def test_whole_cells_run(family, folders, tmp_path, monkeypatch):
     for name in (folders[family], f'random:{folders[family]}'):
         scores = read_json(run_cell(Cell(model=name, intermediate='none', target='xquad' if name.startswith('random') else 'xnli', seed=0, settings=few)))['scores']
         assert set(scores)=={'de', 'ja'} and all(o['n']==3 for o in scores.values())
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('kind', HEADS)
+def test_the_class_of_transformers_says_the_same_or_is_refused(family, kind, folders, tmp_path):
+    "Logits to 1e-5, from memory and from the folder that is written; a wrong laying-in would show, because the head is not at its start."
+    task = tasks[HEADS[kind]]
+    net, tok = parts(folders[family], [task.name])
+    for p in net.heads.parameters(): p.data += .3*torch.randn_like(p)
+    why = refusal(kind, net.encoder.config.model_type, model(folders[family]).pooled)
+    if why:
+        assert kind=='choice' or family=='mmbert' or (family=='mt5' and kind!='tags'), why
+        return
+    assert kind!='choice' and family!='mmbert'
+    plain = stock(net.encoder, task, net.heads[task.name])
+    assert difference(net, plain, task, tok.pad_token_id)<1e-5
+    plain.save_pretrained(tmp_path)
+    again = getattr(t, CLASSES[kind]).from_pretrained(tmp_path)
+    assert difference(net, again, task, tok.pad_token_id)<1e-5
+
+
+@pytest.mark.parametrize('family', ['bert', 'xlmr', 'deberta', 'rembert'])
+def test_a_pipeline_says_what_the_head_says(family, folders, tmp_path):
+    "From texts on, so with the tokenizer's own separators and types of pieces."
+    net, tok = parts(folders[family], ['mnli'])
+    for p in net.heads.parameters(): p.data += .3*torch.randn_like(p)
+    some = rows('mnli', 'dev')[:5]
+    stock(net.encoder, tasks['mnli'], net.heads['mnli']).save_pretrained(tmp_path)
+    tok.save_pretrained(tmp_path)
+    ours = [torch.softmax(torch.tensor(o), -1) for o in logits(net, 'mnli', encode(tok, some, tasks['mnli'], LENGTH), tok.pad_token_id)]
+    theirs = t.pipeline('text-classification', model=str(tmp_path), top_k=None)
+    for row, o in zip(some, ours):
+        said = {x['label']: x['score'] for x in theirs(dict(text=row['text_a'], text_pair=row['text_b']))}
+        np.testing.assert_allclose([said[x] for x in tasks['mnli'].labels], o, atol=1e-5)
+
+
+@pytest.mark.parametrize('target', ['xnli', 'panx', 'xquad'])
+def test_a_model_that_writes_runs_as_a_cell(target, folders, tmp_path, monkeypatch):
+    "After an intermediate task, through the store; what cannot be read is told, and nothing is shared with the encoder's cells."
+    monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path))
+    from xstilts.stages import Cell, Stage, run_cell, score_key, stages
+    from xstilts.store import place, read_json
+    few = dict(target_train_from='dev', target_train_limit=8, target_max_steps=2, intermediate_train_from='dev', intermediate_train_limit=8, intermediate_max_steps=2, eval_limit=2, languages='de ja')
+    phase = 'pawsx' if target=='xnli' else 'none'
+    cell = Cell(model=folders['mt5'], intermediate=phase, target=target, seed=0, settings=dict(few, head='text2text', target_max_length=64, intermediate_max_length=64))
+    monkeypatch.setattr('xstilts.text2text.TARGET', dict(pair=4, tags=8, span=8))
+    got = read_json(run_cell(cell))
+    assert set(got['scores'])=={'de', 'ja'} and any('could not be read' in o for o in got['flags'])
+    model_folder = place('models', got['stages'][-1])
+    assert any('decoder' in k for k in load_file(model_folder/'backbone/model.safetensors')) and read_json(model_folder/'stage.json')['head']=='text2text'
+    other = Cell(model=folders['mt5'], intermediate=phase, target=target, seed=0, settings=few)
+    assert score_key(other)!=score_key(cell) and not {o.key for o in stages(other)}&{o.key for o in stages(cell)} and Stage.__dataclass_fields__['head'].default==''
 
 
 def spoilt(folder, to, how):

@@ -148,9 +148,13 @@ def doctor_verb(args)->int:
         print(f"{'ok  ' if ok else 'BAD '} {name}: {say}")
     return 1 if bad else 0
 
-# %% ../nbs/49_cli.ipynb #b3fe70f9
+# %% ../nbs/49_cli.ipynb #1182f43b
 def export_verb(args)->int:
-    "Predictions of a study, or of one cell, in the layout of XTREME"
+    "Predictions of a study, or of one cell, in the layout of XTREME; with --hf the model of a cell or a training"
+    if args.hf:
+        from xstilts.hfexport import export_hf
+        print(export_hf(args.what, args.to))
+        return 0
     from xstilts.export import export_cell,export_study
     from xstilts.study import load_study
     if study_path(args.what).exists(): made = export_study(load_study(study_path(args.what)), args.to, part=args.part)
@@ -202,11 +206,11 @@ def checkup():
     from xstilts.models import models
     yield 'miniature encoder', backbone(folder_of(models['mini'])) is not None, 'loads'
 
-# %% ../nbs/49_cli.ipynb #0e35732e
+# %% ../nbs/49_cli.ipynb #d29c2ea2
 VERBS = dict(plan=(plan_verb,'show the grid of a study: trainings, cells, what is done','file json'), run=(run_verb,'execute what is not done','file jobs fresh'),
     status=(status_verb,'how far a study is','file json'), logs=(logs_verb,'why a node failed','node'), retry=(retry_verb,'run failed nodes again','file jobs fresh'),
     report=(report_verb,'render the report of a study, or of one of its nodes, again','what'), publish=(publish_verb,'build the site of all reports','to'),
-    data=(data_verb,'what an origin of data has, or fetch what a study needs','origin ahead json'), export=(export_verb,'write predictions of a study or a cell in the layout of XTREME','what folder'),
+    data=(data_verb,'what an origin of data has, or fetch what a study needs','origin ahead json'), export=(export_verb,'write predictions of a study or a cell in the layout of XTREME, or a model for transformers','what folder'),
     score=(score_verb,'score a folder in the layout of XTREME or XTREME-R','pair json'), doctor=(doctor_verb,'what is wrong here and how to mend it',''))
 
 def parser()->argparse.ArgumentParser:
@@ -228,6 +232,7 @@ def parser()->argparse.ArgumentParser:
         if 'folder' in flags:
             v.add_argument('--to', required=True, help='folder to write into')
             v.add_argument('--part', action='store_true', help='even if only a part of the test rows was predicted')
+            v.add_argument('--hf', action='store_true', help='the model of a cell or of a training instead, as a folder that transformers opens')
         if 'pair' in flags: _score_flags(v)
         if 'json' in flags: v.add_argument('--json', action='store_true', help='for machines')
     return p

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['POSITIONED', 'POOLERS', 'DROPOUTS', 'PICKLED', 'VOCABULARIES', 'WHOLE', 'SPANS', 'new_encoder', 'folder_of',
-           'encoder_class', 'readable', 'config_of', 'backbone', 'tokenizer', 'first_position', 'longest', 'fits',
-           'sizes', 'classes', 'spans', 'averaged', 'Head', 'MLMHead', 'Net', 'types']
+           'encoder_class', 'readable', 'config_of', 'backbone', 'filled', 'first_position', 'tokenizer', 'longest',
+           'fits', 'sizes', 'classes', 'spans', 'averaged', 'Head', 'MLMHead', 'Net', 'types']
 
-# %% ../nbs/12_heads.ipynb #a2ffc383
+# %% ../nbs/12_heads.ipynb #cc17b0d5
 from pathlib import Path
 import torch
 from torch import Tensor,nn
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from .config import choose,revision
 from .models import POOLED,Model
 from .tasks import Task
+from .unpadded import flat_hidden
 
 # %% ../nbs/12_heads.ipynb #53a997b0
 def new_encoder(
@@ -80,7 +81,7 @@ def _unreachable(path, e):
     if Path(path).is_dir(): return f"the folder cannot be read as an encoder ({said})"
     return f"this model cannot be had from the hub: check the id, the network and, for a gated model, that you are logged in; what the hub has for it must be safetensors ({said})"
 
-# %% ../nbs/12_heads.ipynb #08ccb1dd
+# %% ../nbs/12_heads.ipynb #53391306
 def backbone(
     path:str,          # a folder in Hugging Face format or a hub id
     dropout:float=0.,
@@ -95,22 +96,35 @@ def backbone(
     if random is not None:
         torch.manual_seed(random)
         res = encoder_class(cfg).from_config(cfg).float()
-    else: res = _filled(path, cfg, at)
+    else: res = filled(path, cfg, at, encoder_class(cfg), **(dict(add_pooling_layer=False) if cfg.model_type in POOLERS else {}))
     if getattr(res, 'pooler', None) is not None: res.pooler = None
     return res
 
-def _filled(path, cfg, at):
-    "With the weights of the folder, all of them"
+# %% ../nbs/12_heads.ipynb #57f02250
+def filled(
+    path:str, cfg,   # of the folder or hub id
+    at:dict,         # its revision
+    cls, **kw,       # a class of `transformers` and what it is made with
+):
+    "A model with the weights of a folder, all of them; pooler aside"
     from safetensors import SafetensorError
-    bare = dict(add_pooling_layer=False) if cfg.model_type in POOLERS else {}
-    try: res,info = encoder_class(cfg).from_pretrained(path, config=cfg, **bare, **at, use_safetensors=True, output_loading_info=True, dtype=torch.float32)
+    from transformers.utils import logging
+    loud = logging.get_verbosity()
+    logging.set_verbosity_error()  # its table of heads that are not loaded; what is missing is checked below
+    try: res,info = cls.from_pretrained(path, config=cfg, **kw, **at, use_safetensors=True, output_loading_info=True, dtype=torch.float32)
     except (OSError,RuntimeError,SafetensorError) as e: raise ValueError(f"{path}: {_mismatched(e) or _unreachable(path, e)}") from e
+    finally: logging.set_verbosity(loud)
     missing = [o for o in info['missing_keys'] if 'pooler' not in o and 'position_ids' not in o]
-    if missing or info['mismatched_keys']: raise ValueError(f"{path}: the folder lacks weights of the encoder ({len(missing)} are missing, so they would be random): {sorted(missing)[:3]} {sorted(map(str, info['mismatched_keys']))[:3]}; is it another model's config, or a part of a model?")
+    if missing or info['mismatched_keys']: raise ValueError(f"{path}: the folder lacks weights of the {'encoder' if cls is encoder_class(cfg) else 'model'} ({len(missing)} are missing, so they would be random): {sorted(missing)[:3]} {sorted(map(str, info['mismatched_keys']))[:3]}; is it another model's config, or a part of a model?")
     return res
 
 def _mismatched(e): return 'weights and config.json do not have the same sizes: they are not of one model' if 'mismatch' in str(e).lower() else ''
 
+def first_position(encoder)->int:
+    "The number of the first position: XLM-R and RoBERTa count from behind the padding id, others from 0"
+    return encoder.config.pad_token_id+1 if encoder.config.model_type in ('xlm-roberta','roberta','camembert','xlm-roberta-xl') else 0
+
+# %% ../nbs/12_heads.ipynb #1ba2b902
 VOCABULARIES = ('tokenizer.json','tokenizer.model','spiece.model','sentencepiece.bpe.model','spm.model','vocab.txt','vocab.json')  # one of them is in every folder of a tokenizer
 
 def tokenizer(path:str):
@@ -119,10 +133,6 @@ def tokenizer(path:str):
     if Path(path).is_dir() and not any((Path(path)/o).exists() for o in VOCABULARIES): raise ValueError(f"{path}: no tokenizer can be read, none of {', '.join(VOCABULARIES)} is there; put the one that belongs to these weights beside them with `save_pretrained`")
     try: return AutoTokenizer.from_pretrained(path, **({} if Path(path).is_dir() else dict(revision=revision('models', path))))
     except (OSError,ValueError,KeyError) as e: raise ValueError(f"{path}: no tokenizer can be read ({str(e).strip().splitlines()[0][:200]}); put the one that belongs to these weights beside them with `save_pretrained`") from e
-
-def first_position(encoder)->int:
-    "The number of the first position: XLM-R and RoBERTa count from behind the padding id, others from 0"
-    return encoder.config.pad_token_id+1 if encoder.config.model_type in ('xlm-roberta','roberta','camembert','xlm-roberta-xl') else 0
 
 # %% ../nbs/12_heads.ipynb #f5bc6956
 def longest(
@@ -216,11 +226,12 @@ class MLMHead(nn.Module):
         nn.init.zeros_(self.dense.bias)
     def forward(self, h:Tensor, table:Tensor)->Tensor: return F.linear(self.norm(F.gelu(self.dense(h))), table, self.bias)
 
-# %% ../nbs/12_heads.ipynb #4fa91dad
+# %% ../nbs/12_heads.ipynb #a01c30e1
 SPANS = ('mt5','t5','umt5')  # encoders of models that were pretrained to say what was cut out
 
 class Net(nn.Module):
     "An encoder with one head per task; `mlm` is a task like others"
+    unpadded = False  # does a batch go through the encoder as one row?
     def __init__(self, encoder, tasks=(), mlm:bool=False, dropout:float=.1, pooled:str='first'):
         super().__init__()
         self.encoder,kind = encoder,encoder.config.model_type
@@ -232,6 +243,7 @@ class Net(nn.Module):
     def hidden(self, b:dict)->Tensor:
         more = {'position_ids': b['position_ids']} if self.placed else {}
         if self.typed and 'second' in b: more['token_type_ids'] = types(b)
+        if 'borders' in b: return flat_hidden(self.encoder, b, **more)
         return self.encoder(input_ids=b['input_ids'], attention_mask=b['attention_mask'], **more).last_hidden_state
     def forward(self, b:dict, task:str)->tuple[Tensor,Tensor]:
         "Summed loss of a batch and the number of its labels"

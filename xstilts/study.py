@@ -67,7 +67,7 @@ def check(
         bad('report', unknown('report notebook', vals['report'], sorted(o.stem for o in settings().nbs_path.glob('6*.ipynb'))))
     return errors+_check_values(vals, lines)
 
-# %% ../nbs/32_study.ipynb #6dd53f73
+# %% ../nbs/32_study.ipynb #7194153f
 def _check_values(vals, lines):
     "Each axis on its own, so that one mistake is one sentence"
     errors,plain = [],dict(model='random:mini', intermediate='none', target='tatoeba', seed=0)
@@ -86,7 +86,7 @@ def _check_values(vals, lines):
     if not errors:
         for k,v in rest.items():
             for o in many(v):
-                attempt(k, target=many(vals['target'])[0], settings={k: o})
+                attempt(k, target=many(vals['target'])[0], settings={k: o}, **({'model': many(vals['model'])[0]} if k=='head' else {}))
                 if k=='languages' and not errors: errors += [f"line {lines[k]}: no target of the study has the language {x!r}" for x in str(o).split() if not any(x in langs(vals['data'], t) for t in many(vals['target']))]
     return errors
 

@@ -99,7 +99,7 @@ def frame(
     stop = len(side)-side[::-1].index(1)
     return Frame(start=ids[:side.index(0)], between=ids[last:b], end=ids[stop:], types='token_type_ids' in e and e['token_type_ids'][b]==1)
 
-# %% ../nbs/10_tokens.ipynb #0a6987c9
+# %% ../nbs/10_tokens.ipynb #80d5f4a8
 def _pieces(tok, texts): return tok(list(texts), add_special_tokens=False)['input_ids'] if texts else []
 
 def _join(f, a, b, max_length):
@@ -123,6 +123,7 @@ def encode_pair(tok, rows, task:Task, max_length:int, reset:bool=False)->Encoded
     restart,second = _marks(f, [n for _,n in both], reset)
     return flat([ids for ids,_ in both], **restart, y=y|second)
 
+# %% ../nbs/10_tokens.ipynb #1524d424
 def encode_choice(tok, rows, task:Task, max_length:int, reset:bool=False)->Encoded:
     "Context and question against each choice; the examples of a row stand together"
     f = frame(tok)

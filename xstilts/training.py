@@ -8,7 +8,7 @@ __all__ = ['SCHEDULES', 'PRECISIONS', 'SELECT', 'RECIPE_KEYS', 'SMALL', 'Recipe'
            'part_of', 'cut', 'n_labels', 'one_update', 'fitting', 'Meter', 'chance_loss', 'collapsed', 'trackers_of',
            'Run', 'best_row', 'enough', 'train', 'schedule', 'total_steps', 'finished']
 
-# %% ../nbs/13_training.ipynb #a713c649
+# %% ../nbs/13_training.ipynb #460ea963
 import json,math,os,shutil,threading,time
 from dataclasses import asdict,dataclass,fields
 from importlib.util import find_spec
@@ -18,13 +18,14 @@ import torch
 from .batches import ORDERS,SAMPLING,collate,mixed,order
 from .config import choose
 from .models import OPTIMISERS
+from .unpadded import row_of,unpad,unpaddable
 
 # %% ../nbs/13_training.ipynb #19af5512
 SCHEDULES = ('linear','cosine','constant')
 PRECISIONS = ('auto','float32','bfloat16')
 SELECT = ('last','best')
 
-# %% ../nbs/13_training.ipynb #52d06387
+# %% ../nbs/13_training.ipynb #64ab1d5e
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     "The settings of one training; defaults are jiant's XTREME recipe (jiant/shared/model_setup.py)"
@@ -37,6 +38,7 @@ class Recipe:
     max_length:int=256          # pieces
     order:str='bucketed'        # a row of `batches.ORDERS`
     precision:str='auto'        # a row of `PRECISIONS`
+    padding:str='auto'          # 'auto': none in the encoder where a GPU's kernel can do without; 'always'
     compile:bool=False          # compile the encoder; where that cannot be, the log says why
     recompute:bool=False        # gradient checkpointing: recompute activations on the way back, for less memory
     optimiser:str='adamw'       # a row of `models.OPTIMISERS`
@@ -72,6 +74,7 @@ class Recipe:
         choose('sampling', self.sampling, SAMPLING)
         choose('optimiser', self.optimiser, OPTIMISERS)
         choose('select', self.select, SELECT)
+        choose('padding', self.padding, ('auto','always'))
         if (self.patience or self.select=='best') and not self.eval_steps: raise ValueError(f"{'patience' if self.patience else 'select: best'} needs scores to compare: give eval_steps, the updates between two of them")
         if not 0<=self.mlm_rate<1: raise ValueError(f"mlm_rate is a share of the updates, from 0 to below 1, not {self.mlm_rate}")
         for o in ('lr','epochs','batch_size','max_length','threads'):
@@ -92,7 +95,7 @@ def rate(
     done = (step-warm)/max(1, total-warm)
     return {'linear':1-done, 'cosine':.02+.98*(1+math.cos(math.pi*done))/2, 'constant':1.}[recipe.schedule]
 
-# %% ../nbs/13_training.ipynb #5aa0637a
+# %% ../nbs/13_training.ipynb #f05163cb
 SMALL = 256  # units of an encoder below which float32 and plain kernels are the faster ones
 
 def fast_bfloat16()->bool:
@@ -110,11 +113,14 @@ def no_compiler()->str:
     return '' if find_spec('triton') else 'triton is not installed'
 
 def means(
-    recipe:Recipe, hidden:int,
-)->dict:  # precision, fused, compile, and notes: what was asked for and is not used, with the reason
+    recipe:Recipe, encoder,  # as it trains
+)->dict:  # precision, fused, compile, unpadded, and notes: what was asked for and is not used, with the reason
     "How a recipe is carried out on this machine"
+    hidden = encoder.config.hidden_size
     why = recipe.compile and (f'encoders of fewer than {SMALL} units are no faster compiled' if hidden<SMALL else no_compiler())
-    return dict(precision=precise(recipe, hidden), fused=hidden>=SMALL, compile=recipe.compile and not why, notes=[f'torch.compile was not used: {why}'] if why else [])
+    precision = precise(recipe, hidden)
+    row = recipe.padding=='auto' and torch.cuda.is_available() and precision=='bfloat16' and not recipe.compile and not unpaddable(encoder)
+    return dict(precision=precision, fused=hidden>=SMALL, compile=recipe.compile and not why, unpadded=row, notes=[f'torch.compile was not used: {why}'] if why else [])
 
 # %% ../nbs/13_training.ipynb #b6d50bc4
 class TaskFeed:
@@ -248,7 +254,7 @@ def n_labels(net, micro:list)->int:
         return len(b['input_ids'])//b.get('n_choices', 1)
     return max(1, sum(count(*o) for o in micro))
 
-# %% ../nbs/13_training.ipynb #3f12e8ad
+# %% ../nbs/13_training.ipynb #4d6100c0
 def one_update(acc, net, opt, micro:list, recipe:Recipe, n:int)->tuple:
     "Forward and backward over the parts of one update of `n` labels, then one step: summed loss, pieces, slots, examples of this process"
     outs,seen,world = [],np.zeros(3, int),acc.num_processes
@@ -256,6 +262,7 @@ def one_update(acc, net, opt, micro:list, recipe:Recipe, n:int)->tuple:
         b = part_of(whole, acc.process_index, world) if world>1 else whole
         empty,b = b is None, b or part_of(whole, 0, len(whole['input_ids']))  # a process without a share still takes part in the sum
         if not empty: seen += [int(b['attention_mask'].sum()), b['input_ids'].numel(), len(b['input_ids'])//b.get('n_choices', 1)]
+        if acc.unwrap_model(net).unpadded: b = row_of(b)
         b = {k: v.to(acc.device, non_blocking=True) if torch.is_tensor(v) else v for k,v in b.items()}
         with acc.autocast(): loss = net(b, task)[0]*(0. if empty else 1.)
         acc.backward(loss*(world/n))
@@ -322,18 +329,19 @@ def trackers_of(names:str)->list[str]:
         if o not in there: raise ValueError(f"tracker {o} is not installed: pip install {o}, or take it out of `trackers` in settings.ini")
     return names.split()
 
-# %% ../nbs/13_training.ipynb #f93b22ff
+# %% ../nbs/13_training.ipynb #8945824f
 class Run:
     "A training under way: where it is, what it has seen, when it should stop"
     def __init__(self, net, recipe:Recipe, folder:Path, total:int, trackers:list=()):
         from accelerate import Accelerator,DistributedDataParallelKwargs
         self.recipe,self.folder,self.total,self.best,self.parts,self.meter = recipe,folder,total,Best(folder),1,Meter()
-        self.how = means(recipe, net.encoder.config.hidden_size)
+        self.how = means(recipe, net.encoder.train())
         lonely = [DistributedDataParallelKwargs(find_unused_parameters=True)] if len(net.heads)>1 else []
         self.acc = Accelerator(mixed_precision='bf16' if self.how['precision']=='bfloat16' else 'no', log_with=list(trackers) or None, project_dir=str(folder), kwargs_handlers=lonely)
         if trackers: self.acc.init_trackers('xstilts', config={k: v for k,v in asdict(recipe).items() if v not in ('', 0)})
         if recipe.recompute: net.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs=dict(use_reentrant=False))
         if self.how['compile']: net.encoder.compile(dynamic=True)
+        if self.how['unpadded']: net.unpadded = bool(unpad(net.encoder.train()))
         self.net,self.opt = self.acc.prepare(net, optimiser(net, recipe, self.how['fused']))
         self.bare = self.acc.unwrap_model(self.net)
         state = load_checkpoint(folder, self.bare, self.opt) or dict(step=0, log=[], seconds=0., parts=1)
