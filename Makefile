@@ -46,9 +46,19 @@ lab: setup
 site: setup
 	$(BIN)/xstilts publish
 
+# Speed beside what users would run instead: SIZES mini small base on a processor, large on a GPU (DEVICE=cuda). Rows go to reports/benchmarks, the notebooks to artifacts.
+SIZES   ?= mini small base
+DEVICE  ?= cpu
+THREADS ?= 2
+BENCH_mini  := -p batches 6 -p rows 16 -p repeats 3 -p candidates "1000x1000 20000x40000" -p dim 0 -p seeds 3 -p growth 4
+BENCH_small := -p batches 4 -p rows 8 -p repeats 3 -p candidates "1000x1000 20000x40000" -p dim 0 -p seeds 0 -p growth 0
+BENCH_base  := -p batches 2 -p rows 2 -p repeats 3 -p candidates "1000x1000 20000x40000" -p dim 0 -p seeds 0 -p growth 0
+BENCH_large := -p batches 25 -p rows 64 -p repeats 5 -p candidates "1000x1000 20000x40000 200000x400000" -p dim 0 -p compiled True -p seeds 0 -p growth 4
 bench: setup
-	mkdir -p reports/benchmarks
-	$(BIN)/papermill --cwd . nbs/90_benchmark.ipynb reports/benchmarks/latest.ipynb
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e '.[bench]'
+	mkdir -p artifacts/benchmarks
+	$(foreach s,$(SIZES),OMP_NUM_THREADS=$(THREADS) $(BIN)/papermill --cwd . nbs/90_benchmark.ipynb artifacts/benchmarks/$(s).ipynb \
+	  -p size $(s) -p device $(DEVICE) -p threads $(THREADS) -p folder reports/benchmarks $(BENCH_$(s)) &&) true
 
 # Every study of params/
 studies: setup

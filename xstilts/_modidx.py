@@ -73,6 +73,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'xstilts.data.test_rows': ('data.html#test_rows', 'xstilts/data.py'),
                               'xstilts.data.train_from': ('data.html#train_from', 'xstilts/data.py'),
                               'xstilts.data.train_rows': ('data.html#train_rows', 'xstilts/data.py')},
+            'xstilts.efficient': { 'xstilts.efficient.compared': ('efficient.html#compared', 'xstilts/efficient.py'),
+                                   'xstilts.efficient.int8': ('efficient.html#int8', 'xstilts/efficient.py')},
             'xstilts.engine': { 'xstilts.engine.Pool': ('engine.html#pool', 'xstilts/engine.py'),
                                 'xstilts.engine.Pool.__init__': ('engine.html#pool.__init__', 'xstilts/engine.py'),
                                 'xstilts.engine.Pool.put': ('engine.html#pool.put', 'xstilts/engine.py'),
