@@ -138,7 +138,7 @@ def _check_text(c, inter):
     for o in dict.fromkeys((*inter.parts, c.target)): ways(o)
     if any(c.settings.get(f'{p}_mlm_rate') for p in PHASES[1:]): raise ValueError("head text2text has no masked language modelling: leave mlm_rate at 0")
 
-# %% ../nbs/31_stages.ipynb #355349e6
+# %% ../nbs/31_stages.ipynb #5e45e32c
 _XTREME = dict(lr=2e-5, epochs=5, batch_size=32, max_length=128, warmup=0., weight_decay=0.)
 _XTREME_QA = dict(lr=3e-5, epochs=3, batch_size=32, max_length=384, warmup_steps=500, weight_decay=1e-4)
 RECIPES = MappingProxyType(dict(jiant={}, xtreme=dict(mnli=_XTREME, pawsx=_XTREME, copa=_XTREME, siqa=_XTREME, udpos=_XTREME|dict(epochs=10), panx=_XTREME|dict(epochs=10), squad_v1=_XTREME_QA, tydiqa=_XTREME_QA)))
@@ -149,7 +149,7 @@ def recipe(cell:Cell, phase:str)->Recipe:
     named = choose('recipe', cell.settings.get(f'{phase}_recipe', 'jiant'), RECIPES)
     given = {k.removeprefix(f'{phase}_'): v for k,v in cell.settings.items() if k.startswith(f'{phase}_') and k.removeprefix(f'{phase}_') in RECIPE_KEYS}
     base = dict(lr=m.lr if phase=='target' else m.intermediate_lr, epochs=t.epochs, batch_size=t.batch_size, max_length=INPUT if cell.head=='text2text' else min(t.max_length, 128 if m.family=='mini' else 10**6),
-        dropout=m.dropout, freeze=m.freeze, reset_positions=m.reset_positions, optimiser=m.optimiser)
+        dropout=m.dropout, freeze=m.freeze, reset_positions=m.reset_positions, optimiser=m.optimiser, schedule='constant' if m.family=='mt5' else 'linear')  # mT5's authors hold the rate (arXiv 2010.11934)
     try: return Recipe(**base|named.get(train_task(t.name), {})|given)
     except TypeError as e: raise ValueError(f"a setting of {phase} has the wrong type: {given} ({e})") from e
 

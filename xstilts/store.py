@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from .config import settings
 
-# %% ../nbs/30_store.ipynb #b704fc3a
-VERSIONS = dict(tokens=2, pretrain=2, intermediate=1, target=1, prediction=1, score=1)  # of what a node's code computes; a change of digits is a new version
+# %% ../nbs/30_store.ipynb #8a893d9a
+VERSIONS = dict(tokens=3, pretrain=3, intermediate=2, target=2, prediction=1, score=1)  # of what a node's code computes; a change of digits is a new version
 
 def key(
     kind:str,    # one of `VERSIONS`

