@@ -8,12 +8,11 @@ import torch
 import transformers as t
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from xstilts.batches import collate
+from xstilts.batches import budgeted, collate
 from xstilts.heads import Net, backbone, first_position, fits, longest, tokenizer
 from xstilts.hfexport import CLASSES, difference, refusal, stock
 from xstilts.mini import rows
 from xstilts.models import model
-from xstilts.prediction import logits
 from xstilts.retrieval import embed
 from xstilts.tasks import tasks
 from xstilts.tokens import encode
@@ -82,6 +81,17 @@ class Lines:
         b = collate(self.enc, range(at, at+4), self.tok.pad_token_id, self.first)
         hide = (torch.arange(b['input_ids'].shape[1])%3==1)&(b['attention_mask']==1)
         yield 'mlm', b|dict(labels=torch.where(hide, b['input_ids'], -100), input_ids=torch.where(hide, self.tok.mask_token_id, b['input_ids']))
+
+
+def logits(net, name, enc, pad, budget=8192):
+    "What a head says of every example, without its padding"
+    res, whole = [None]*len(enc), net.heads[name].kind in ('pair', 'score', 'choice')
+    net.eval()
+    with torch.inference_mode():
+        for ix in budgeted(enc.lengths, budget):
+            out = net.logits(collate(enc, ix, pad, first_position(net.encoder)), name).numpy()
+            for i, o, n in zip(ix, out, enc.lengths[ix]): res[i] = o if whole else o[:n]
+    return res
 
 
 def after(net, enc, tok, name):
