@@ -171,7 +171,7 @@ class Stage:
     @property
     def key(self)->str: return _stage_key(self)
 
-# %% ../nbs/31_stages.ipynb #fc582112
+# %% ../nbs/31_stages.ipynb #2c14d762
 @lru_cache(maxsize=None)
 def _stage_key(s):
     facts = dict(tasks=s.tasks, data=s.data, seed=s.seed, recipe=unusual(s.recipe), device=_computed(s),
@@ -188,6 +188,7 @@ def device_kind()->str:
     import torch
     return torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'
 
+# %% ../nbs/31_stages.ipynb #f10f56a9
 def _computed(s)->str:
     "The kind of device, the number of them, and bfloat16 where a processor is fast in it and the recipe leaves it to the machine"
     from xstilts.training import precise
@@ -211,6 +212,7 @@ def n_devices()->int:
     if given and not (given.isdigit() and int(given)): raise ValueError(f"XSTILTS_DEVICES is {given!r}: a number of processes from 1 wanted")
     return int(given or torch.cuda.device_count() or 1)
 
+# %% ../nbs/31_stages.ipynb #b2532f41
 @lru_cache(maxsize=None)
 def data_print(origin, task, limit, split='train', lang='en', given='', match='')->str:
     "The fingerprint of the rows a node uses"
@@ -290,7 +292,7 @@ def tokens(
     try: return Encoded.load(at)
     except (ValueError,OSError,EOFError) as e: raise ValueError(f"tokens/{k} in the store is damaged: delete that folder, it is made again ({str(e)[:120]})") from e
 
-# %% ../nbs/31_stages.ipynb #cc173c9d
+# %% ../nbs/31_stages.ipynb #0ce3288c
 def train_stage(stage:Stage, folder:Path, report=None):
     "Train; the network, the tokenizer and the log"
     import torch
@@ -315,13 +317,14 @@ def train_stage(stage:Stage, folder:Path, report=None):
     more = dict(evaluate=on_dev(stage, tok, learnt) if r.eval_steps else None, chance=chance, trackers=trackers_of(os.environ.get('XSTILTS_TRACKERS', '')))
     return net, tok, train(net, more_text(stage, feed, tok, first_position(encoder)), r, stage.seed, folder, report, **more)
 
+# %% ../nbs/31_stages.ipynb #4321c8e6
 def on_dev(stage, tok, learnt):
     "A function that scores a network on English dev rows, the mean over the tasks of the stage; what trains cannot select"
     from xstilts.prediction import predict
     from xstilts.text2text import predict_text
     say = predict_text if stage.head else predict
     r,sets = stage.recipe,[]
-    for o,t in learnt.items():
+    for t in learnt.values():
         by = dev_task(t.name)
         if train_from(r.train_from, t.name)=='dev': raise ValueError(f"eval_steps: {t.name} is trained on its dev split (train_from), so there is nothing to select on; leave eval_steps out")
         rows = test_rows(stage.data, by, 'en', r.eval_rows, 'dev')
@@ -342,7 +345,7 @@ def more_text(stage, feed, tok, first):
     shape = Shape(langs=r.mlm_languages or ' '.join(m.langs), origin=stage.data, documents=MLM_DOCUMENTS, tlm_rate=0., replace='0', mask=.15, answer_mask=.15, rows=r.batch_size, row_length=r.max_length, seed=stage.seed)
     return WithMLM(feed, LMFeed(corpus_of(shape), tok, shape, r, first), r.mlm_rate, stage.seed)
 
-# %% ../nbs/31_stages.ipynb #14bfbe20
+# %% ../nbs/31_stages.ipynb #6a7c0cb8
 def make_stage(stage:Stage, work:Path, to:Path, report=None):
     "Train a stage and write its folder; checkpoints stand in `work`"
     from safetensors.torch import save_file
@@ -355,6 +358,7 @@ def make_stage(stage:Stage, work:Path, to:Path, report=None):
     write_json(to/'stage.json', describe(stage)|dict(log=log, told=log[-1].get('told', []), seconds=round(time.monotonic()-began, 2), **circumstances()))
     (to/'log.jsonl').write_text(''.join(f'{json.dumps(o)}\n' for o in log))
 
+# %% ../nbs/31_stages.ipynb #a298b7e0
 def run_stage(stage:Stage, report=None)->Path:
     "The model folder of a stage: found in the store, or made together with the parents it lacks, in this process or over several"
     import shutil
@@ -424,7 +428,7 @@ def layer_of(cell:Cell)->int|None:
     if res is None: raise ValueError(f"model {cell.model} has no retrieval layer in its row: give `layer`, chosen on development data")
     return res
 
-# %% ../nbs/31_stages.ipynb #dd34e5ed
+# %% ../nbs/31_stages.ipynb #1cacaa89
 def predict_cell(cell:Cell)->list[dict]:
     "Predictions of all languages of a cell from one loaded model"
     import torch
@@ -443,7 +447,8 @@ def predict_cell(cell:Cell)->list[dict]:
     if s[-1].head: return predict_text(TextNet(encoder, [t]), tok, t, rows, enc=enc)
     net = Net(encoder, [t], pooled=model(cell.model).pooled).to(encoder.device)
     net.heads.load_state_dict(load_file(place('models', s[-1].key)/'heads.safetensors'))
-    return predict(net, tok, t, rows, enc=enc)
+    from xstilts.training import precise
+    return predict(net, tok, t, rows, enc=enc, precision=precise(r, encoder.config.hidden_size) if torch.cuda.is_available() else 'float32')
 
 # %% ../nbs/31_stages.ipynb #20a7c06d
 def _retrieve(cell, encoder, tok):
