@@ -90,7 +90,7 @@ MT5 = (_mt5('small', 146_940_608, 18_883_264), _mt5('base', 277_040_256, 84_954_
        _mt5('xl', 1_669_958_656, 1_157_729_280), _mt5('xxl', 5_655_173_120, 4_630_714_368))
 models = table(*OWN, *ENCODERS, *MT5)
 
-# %% ../nbs/03_models.ipynb #c7f0ec48
+# %% ../nbs/03_models.ipynb #7b6748fd
 def own_models(
     path:Path|None=None,  # `models.yaml` of the checkout if None
 )->dict[str,Model]:
@@ -107,6 +107,7 @@ def _own(name, d, path):
     for k in rest: choose(f'setting of model {name} in {path.name}', k, allowed)
     if name in models and pre==(models[name].pretrain or {}): raise ValueError(f"{path.name}: {name!r} is already a row of the table of models")
     if isinstance(rest.get('langs'), str): rest['langs'] = tuple(rest['langs'].split())
+    if rest.get('layer') and rest['layer']>pre.get('layers', rest['layer']): raise ValueError(f"{path.name}: model {name} has layer: {rest['layer']}, but with pretrain_layers: {pre['layers']} its hidden states are 0 to {pre['layers']}")
     return Model(name=name, pretrain=MappingProxyType(pre) or None, **rest)
 
 # %% ../nbs/03_models.ipynb #a4e367f0
