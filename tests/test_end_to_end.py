@@ -122,8 +122,10 @@ def test_stage_killed_between_updates(cell, tmp_path):
     code = f"cell = {cell!r}" + """
 import os, sys
 os.environ['XSTILTS_ARTIFACTS'] = sys.argv[1]
+import xstilts.stages as s
 from xstilts.stages import Cell, run_stage, stages
 from xstilts.store import read_json
+s.MLM_DOCUMENTS = 200
 c = Cell(model='mini', seed=3, **cell)
 step = int(sys.argv[2])
 if step:
