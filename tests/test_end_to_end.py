@@ -153,7 +153,7 @@ print(read_json(run_stage(stages(c)[-1])/'manifest.json')['heads.safetensors']['
     ('eval_limit: 40|eval_limits: 40', "did you mean 'eval_limit'"),
     ('data: mini|data: mirorr', "did you mean 'mirror'"),
     ('data: mini|data: mirror', 'no mirror'),
-    ('model: mini|model: ./nowhere', 'no config.json')])
+    ('model: mini|model: ./nowhere', "there is no folder 'nowhere'")])
 def test_bad_input_is_one_clear_error(change, words, tmp_path):
     "Exit code 2, the value and what to do, no traceback, nothing run."
     env = dict(at(tmp_path), XSTILTS_MIRROR=str(tmp_path/'none'))
