@@ -56,7 +56,7 @@ _OURS = tuple(languages)
 # %% ../nbs/03_models.ipynb #5747c884
 XTREME_LAYERS = 'github.com/google-research/xtreme third_party/evaluate_retrieval.py'
 _BASE = dict(lr=2e-5, intermediate_lr=2e-5)
-_XL = 'arXiv:2105.00572; sizes of the hub config'
+_XL = 'arXiv:2105.00572; sizes unconfirmed: its config was not looked up'
 OWN = (
     Model(name='mini', path='data:mini-encoder', family='mini', langs=MINI_LANGS, lr=5e-4, intermediate_lr=3e-4, freeze=True,
           reset_positions=True, layer=3, bilingual=True, source='params/models.yaml; the layer was chosen on the miniature Tatoeba dev set'),
@@ -84,7 +84,7 @@ ENCODERS = (
 
 # %% ../nbs/03_models.ipynb #a0d54396
 def _mt5(size, params, body): return Model(name=f'mt5-{size}', path=f'google/mt5-{size}', family='mt5', langs=MC4, params=params, body=body, lr=1e-3, intermediate_lr=1e-3,
-    optimiser='adafactor', pooled='mean', source='arXiv:2010.11934, github.com/google-research/multilingual-t5')
+    optimiser='adafactor', pooled='mean', source='arXiv:2010.11934, github.com/google-research/multilingual-t5; sizes of large to xxl unconfirmed: those of T5 1.1 with more pieces')
 
 MT5 = (_mt5('small', 146_940_608, 18_883_264), _mt5('base', 277_040_256, 84_954_240), _mt5('large', 564_446_720, 308_332_032),
        _mt5('xl', 1_669_958_656, 1_157_729_280), _mt5('xxl', 5_655_173_120, 4_630_714_368))
