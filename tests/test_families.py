@@ -9,6 +9,7 @@ import transformers as t
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from xstilts.batches import budgeted, collate
+from xstilts.efficient import EXTRA, run_by
 from xstilts.heads import Net, backbone, first_position, fits, longest, tokenizer
 from xstilts.hfexport import CLASSES, difference, refusal, stock
 from xstilts.mini import rows
@@ -292,3 +293,31 @@ def test_an_encoder_of_mt5_stays_one(folders, tmp_path):
     assert not any('decoder' in k for k in load_file(tmp_path/'model.safetensors'))
     again = backbone(str(tmp_path))
     assert type(again) is t.MT5EncoderModel and all(torch.equal(a, b) for a, b in zip(encoder.parameters(), again.parameters()))
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('kind', HEADS)
+def test_onnx_says_the_same(family, kind, folders):
+    "Logits to 1e-4 and the same argmax, at every size of a batch, padded or not; from weights far from their start."
+    for o in EXTRA: pytest.importorskip(o)
+    name = HEADS[kind]
+    net, tok = parts(folders[family], [name])
+    for p in net.parameters(): p.data += .1*torch.randn_like(p)
+    enc = encode(tok, rows(name, 'dev')[:12], tasks[name], LENGTH)
+    made = run_by(net, name, 'onnx', typed='second' in enc.y)
+    for budget in (4096, 300, LENGTH):
+        for ours, theirs in zip(logits(net, name, enc, tok.pad_token_id, budget), logits(made, name, enc, tok.pad_token_id, budget), strict=True):
+            np.testing.assert_allclose(theirs, ours, atol=1e-4)
+            if kind not in ('score', 'choice'): assert (ours.argmax(-1)==theirs.argmax(-1)).all()
+
+
+@pytest.mark.parametrize('family', WITH_MLM)
+def test_modelling_goes_on_with_any_tokenizer(family, folders, tmp_path, monkeypatch):
+    "Masked language modelling among the updates of a stage, whatever the tokenizer puts around a text and calls it."
+    monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path))
+    monkeypatch.setattr('xstilts.stages.MLM_DOCUMENTS', 20)
+    from xstilts.stages import Cell, run_stage, stages
+    from xstilts.store import read_json
+    few = dict(target_train_from='dev', target_train_limit=8, target_max_steps=4, target_max_length=64, target_mlm_rate=.5, target_mlm_languages='en')
+    log = read_json(run_stage(stages(Cell(model=folders[family], intermediate='none', target='xnli', seed=0, settings=few))[-1])/'stage.json')['log']
+    assert np.isfinite([o['loss'] for o in log]).all()

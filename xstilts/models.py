@@ -53,10 +53,10 @@ MC4 = _L('af am ar az be bg bn ca ceb co cs cy da de el en eo es et eu fa fi fr 
          'ms mt my ne nl no ny pa pl ps pt ro ru sd si sk sl sm sn so sq sr st su sv sw ta te tg th tl tr uk ur uz vi xh yi yo zh zu')
 _OURS = tuple(languages)
 
-# %% ../nbs/03_models.ipynb #5747c884
+# %% ../nbs/03_models.ipynb #b8dd9881
 XTREME_LAYERS = 'github.com/google-research/xtreme third_party/evaluate_retrieval.py'
 _BASE = dict(lr=2e-5, intermediate_lr=2e-5)
-_XL = 'arXiv:2105.00572; sizes unconfirmed: its config was not looked up'
+_XL = 'arXiv:2105.00572; sizes: config.json on the hub, '
 OWN = (
     Model(name='mini', path='data:mini-encoder', family='mini', langs=MINI_LANGS, lr=5e-4, intermediate_lr=3e-4, freeze=True,
           reset_positions=True, layer=3, bilingual=True, source='params/models.yaml; the layer was chosen on the miniature Tatoeba dev set'),
@@ -68,8 +68,8 @@ ENCODERS = (
     Model(name='xlmr-base', path='FacebookAI/xlm-roberta-base', langs=CC100, params=277_453_056, body=85_056_000, layer=8,
           source='arXiv:1911.02116; layer 8 of 12 as for Glot500-m', **_BASE),
     Model(name='xlmr-large', path='FacebookAI/xlm-roberta-large', langs=CC100, params=558_840_832, body=302_311_424, layer=14, source='arXiv:1911.02116; jiant xtreme_runconfig_writer.py'),
-    Model(name='xlmr-xl', path='facebook/xlm-roberta-xl', langs=CC100, params=3_475_929_600, body=2_832_358_400, source=_XL),
-    Model(name='xlmr-xxl', path='facebook/xlm-roberta-xxl', langs=CC100, params=10_695_954_432, body=9_666_240_512, source=_XL),
+    Model(name='xlmr-xl', path='facebook/xlm-roberta-xl', langs=CC100, params=3_475_929_600, body=2_832_358_400, source=_XL+'36 layers of 2,560'),
+    Model(name='xlmr-xxl', path='facebook/xlm-roberta-xxl', langs=CC100, params=10_695_954_432, body=9_666_240_512, source=_XL+'48 layers of 4,096 (revision 51b1d0c)'),
     Model(name='mdeberta-base', path='microsoft/mdeberta-v3-base', family='deberta', langs=CC100, params=278_218_752, body=85_450_752,
           source='arXiv:2111.09543 and its hub card: the data of XLM-R', **_BASE),
     Model(name='mmbert-small', path='jhu-clsp/mmBERT-small', family='modernbert', langs=tuple(o for o in _OURS if o!='ha'), dropout=0., params=140_493_696, body=42_189_696,
@@ -77,20 +77,20 @@ ENCODERS = (
     Model(name='mmbert-base', path='jhu-clsp/mmBERT-base', family='modernbert', langs=tuple(o for o in _OURS if o!='ha'), dropout=0., params=306_939_648, body=110_331_648,
           source='arXiv:2509.06888, github.com/JHU-CLSP/mmBERT', **_BASE),
     Model(name='glot500', path='cis-lmu/glot500-base', langs=_OURS, params=393_530_880, body=85_056_000, layer=8,
-          source='arXiv:2305.12182; layer: github.com/cisnlp/Glot500 evaluation/retrieval/evaluate_retrieval_tatoeba.sh', **_BASE),
+          source='arXiv:2305.12182; sizes of xlmr-base with 401,145 pieces, and its card: 395M with the head of pretraining; layer: github.com/cisnlp/Glot500 evaluation/retrieval/evaluate_retrieval_tatoeba.sh', **_BASE),
     Model(name='minilm', path='microsoft/Multilingual-MiniLM-L12-H384', family='bert', params=117_505_920, body=21_294_336, lr=5e-5, intermediate_lr=5e-5,
           source='github.com/microsoft/unilm minilm/README.md'),
     Model(name='rembert', path='google/rembert', family='rembert', langs=(*MC4,'bs','hr'), dropout=0., params=574_592_128, body=510_383_744, source='arXiv:2010.12821, google/rembert card'))
 
-# %% ../nbs/03_models.ipynb #a0d54396
+# %% ../nbs/03_models.ipynb #d9c6f33d
 def _mt5(size, params, body): return Model(name=f'mt5-{size}', path=f'google/mt5-{size}', family='mt5', langs=MC4, params=params, body=body, lr=1e-3, intermediate_lr=1e-3,
-    optimiser='adafactor', pooled='mean', source='arXiv:2010.11934, github.com/google-research/multilingual-t5; sizes of large to xxl unconfirmed: those of T5 1.1 with more pieces')
+    optimiser='adafactor', pooled='mean', source='arXiv:2010.11934, github.com/google-research/multilingual-t5; sizes: config.json on the hub')
 
 MT5 = (_mt5('small', 146_940_608, 18_883_264), _mt5('base', 277_040_256, 84_954_240), _mt5('large', 564_446_720, 308_332_032),
        _mt5('xl', 1_669_958_656, 1_157_729_280), _mt5('xxl', 5_655_173_120, 4_630_714_368))
 models = table(*OWN, *ENCODERS, *MT5)
 
-# %% ../nbs/03_models.ipynb #7b6748fd
+# %% ../nbs/03_models.ipynb #80f33ea8
 def own_models(
     path:Path|None=None,  # `models.yaml` of the checkout if None
 )->dict[str,Model]:
@@ -101,6 +101,7 @@ def own_models(
     return {o: _own(o, d, path) for o,d in (yaml.safe_load(path.read_text(encoding='utf-8')) or {}).items()}
 
 def _own(name, d, path):
+    if not re.fullmatch(r'[\w+-][\w.+-]*', str(name)): raise ValueError(f"{path.name}: {name!r} cannot name a model: letters, digits, dot, hyphen, plus and underscore, as in small-12")
     pre = {k.removeprefix('pretrain_'): v for k,v in d.items() if k.startswith('pretrain_')}
     rest = {k: v for k,v in d.items() if not k.startswith('pretrain_')}
     allowed = [o.name for o in fields(Model) if o.name not in ('name','pretrain')]

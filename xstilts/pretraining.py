@@ -6,12 +6,12 @@
 __all__ = ['SHAPE_KEYS', 'STOPS', 'Shape', 'Corpus', 'mini_corpus', 'window_rows', 'masked', 'LMFeed', 'lm_row', 'lm_batch',
            'corpus_of', 'pretrain']
 
-# %% ../nbs/14_pretraining.ipynb #d82e651b
+# %% ../nbs/14_pretraining.ipynb #6518d509
 from dataclasses import dataclass,fields
 import numpy as np
 from .batches import collate
 from .sources import plain_text
-from .tokens import flat
+from .tokens import flat,frame
 
 # %% ../nbs/14_pretraining.ipynb #35148fc6
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +109,11 @@ def masked(
     x[random] = rng.integers(len(tok.all_special_ids), len(tok), random.sum())
     return x, np.where(pick|swapped, y, -100)
 
-# %% ../nbs/14_pretraining.ipynb #202d2481
+# %% ../nbs/14_pretraining.ipynb #f10e52e8
 class LMFeed:
     "Batches for language modelling, a pure function of (seed, window)"
     def __init__(self, corpus:Corpus, tok, shape:Shape, recipe, first:int=2):
-        self.corpus,self.shape,self.tok,self.first = corpus,shape,tok,first
+        self.corpus,self.shape,self.tok,self.first,self.frame = corpus,shape,tok,first,frame(tok)
         pieces = tok(corpus.words, add_special_tokens=False)['input_ids']
         self.at,self.flat = np.cumsum([0]+[len(o) for o in pieces]), np.array([x for o in pieces for x in o], np.int32)
         self.sizes = [np.add.reduceat((self.at[w+1]-self.at[w]).astype(np.int64), at[:-1]) for w,_,at in map(corpus.packed.get, corpus.langs)]
@@ -146,23 +146,24 @@ class LMFeed:
         head[np.cumsum(n)-n] = True
         return ids, np.where(swapped, np.where(head, np.repeat(self.flat[self.at[w]], n), -100), ids), swapped, np.repeat(answer, n)
 
-# %% ../nbs/14_pretraining.ipynb #0cff25db
+# %% ../nbs/14_pretraining.ipynb #e60dfde7
 def lm_row(
     feed:LMFeed, doc:int, a:int, b:int, number:int,  # as in `window_rows`
 )->tuple[np.ndarray,np.ndarray,int]:                 # ids, labels, where positions start again
     "One row: a text, or a text and its translation"
-    s,t,rng = feed.shape,feed.tok,np.random.default_rng([feed.shape.seed, 7, int(number)])
+    s,f,rng = feed.shape,feed.frame,np.random.default_rng([feed.shape.seed, 7, int(number)])
     if b>=0: parts = [feed.pieces(rng, l, slice(None), doc, 0.) for l in (a,b)]
     else:
         rate = feed.rates[rng.integers(len(feed.rates))]
         parts = [feed.pieces(rng, a, o, doc, rate) for o in feed.cuts(rng, a, doc)]
-    room,ids,labels,cut = s.row_length//len(parts)-2,[],[],10**6
+    around = [f.start, f.between, f.end] if len(parts)>1 else [f.start, f.end]
+    room,ids,labels,cut = (s.row_length-sum(map(len, around)))//len(parts),[*f.start],[-100]*len(f.start),10**6
     for i,part in enumerate(parts):
         *xys,answer = [o[:room] for o in part]
-        x,y = masked(rng, *xys, np.where(answer, s.answer_mask, s.tlm_mask if b>=0 else s.mask), t)
-        ids += [t.cls_token_id if i==0 else t.sep_token_id, *x, t.sep_token_id]
-        labels += [-100, *y, -100]
-        if i==0 and len(parts)>1: cut = len(ids)
+        x,y = masked(rng, *xys, np.where(answer, s.answer_mask, s.tlm_mask if b>=0 else s.mask), feed.tok)
+        ids += [*x, *around[i+1]]
+        labels += [*y, *[-100]*len(around[i+1])]
+        if i==0 and len(parts)>1: cut = len(ids)-1  # as in `tokens.encode`: from the last piece between the texts
     return np.array(ids), np.array(labels), cut
 
 def lm_batch(feed:LMFeed, update):

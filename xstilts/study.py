@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['REQUIRED', 'AXES', 'Study', 'read_lines', 'check', 'load_study', 'cells', 'floors', 'Node', 'plan']
 
-# %% ../nbs/32_study.ipynb #0489e1d6
-import itertools
+# %% ../nbs/32_study.ipynb #ffc71ffc
+import itertools,re
 from dataclasses import dataclass,replace
 from pathlib import Path
 from types import MappingProxyType
@@ -45,7 +45,7 @@ def read_lines(path:Path)->tuple[dict,dict,list[str]]:
         vals[name],lines[name] = make.construct_object(v, deep=True), line
     return vals, lines, errors
 
-# %% ../nbs/32_study.ipynb #c5927fc6
+# %% ../nbs/32_study.ipynb #569e9002
 def check(
     path:Path|str,
 )->list[str]:      # one sentence per mistake, with its line; empty if the file is sound
@@ -63,11 +63,12 @@ def check(
     for k in vals:
         if k not in names: bad(k, unknown('setting', k, REQUIRED)+' and settings of stages such as target_lr' if not nearest(k, names) else unknown('setting', k, names).split(' allowed:')[0]+' (settings of stages carry pretrain_, intermediate_ or target_)')
     if errors: return errors
+    if not re.fullmatch(r'\w[\w .+-]*', str(vals['study'])): bad('study', f"study {vals['study']!r} cannot name a folder of reports: letters, digits, space, dot, hyphen, plus and underscore, a letter or digit first")
     if not (settings().nbs_path/f"{vals['report']}.ipynb").is_file():
         bad('report', unknown('report notebook', vals['report'], sorted(o.stem for o in settings().nbs_path.glob('6*.ipynb'))))
     return errors+_check_values(vals, lines)
 
-# %% ../nbs/32_study.ipynb #7194153f
+# %% ../nbs/32_study.ipynb #b56781b8
 def _check_values(vals, lines):
     "Each axis on its own, so that one mistake is one sentence"
     errors,plain = [],dict(model='random:mini', intermediate='none', target='tatoeba', seed=0)
@@ -86,7 +87,7 @@ def _check_values(vals, lines):
     if not errors:
         for k,v in rest.items():
             for o in many(v):
-                attempt(k, target=many(vals['target'])[0], settings={k: o}, **({'model': many(vals['model'])[0]} if k=='head' else {}))
+                for t in many(vals['target'])[:None if k=='runtime' else 1]: attempt(k, target=t, settings={k: o}, **({'model': many(vals['model'])[0]} if k=='head' else {}))
                 if k=='languages' and not errors: errors += [f"line {lines[k]}: no target of the study has the language {x!r}" for x in str(o).split() if not any(x in langs(vals['data'], t) for t in many(vals['target']))]
     return errors
 

@@ -1,0 +1,145 @@
+"""Bad input through the door of a cell: one clear error, before anything is trained, and no lost work."""
+import os
+import shutil
+
+import pytest
+from safetensors.torch import load_file, save_file
+from xstilts.heads import new_encoder
+from xstilts.models import model
+from xstilts.stages import Cell, run_cell, run_stage, stages
+from xstilts.store import place
+from xstilts.tokens import train_tokenizer
+
+FEW = dict(target_train_limit=8, target_max_steps=2, eval_limit=4, languages='de')
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path/'store'))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    "A sound encoder of XLM-R's shape with 64 positions"
+    tok = train_tokenizer(['the farmer reads a book', 'no man sleeps'], 60, max_length=512)
+    new_encoder(len(tok), layers=1, hidden=16, heads=2, max_length=64).save_pretrained(tmp_path/'sound')
+    tok.save_pretrained(tmp_path/'sound')
+    return tmp_path/'sound'
+
+
+def cell(name, target='xnli', **settings): return Cell(model=str(name), intermediate='none', target=target, seed=0, settings=dict(FEW)|settings)
+
+
+def refused(words, make):
+    "One error with these words; nothing is left that would pass for a result."
+    with pytest.raises(ValueError, match=words) as e: run_cell(make())
+    assert '\n' not in str(e.value)
+    assert not [o for room in ('models', 'predictions', 'scores') for o in place(room).iterdir() if not o.name.startswith('.')]
+    return str(e.value)
+
+
+def test_the_sound_folder_runs(folder): assert run_cell(cell(folder, target_max_length=64)).exists()
+
+
+def test_a_model_that_is_not_on_the_hub(tmp_path, monkeypatch):
+    "Named as it stands in the row, with what to check; so far from the network as here."
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+    (tmp_path/'params').mkdir()
+    (tmp_path/'params'/'models.yaml').write_text('gone: {path: nobody/no-such-model, layer: 1}\n')
+    (tmp_path/'settings.ini').write_text('[DEFAULT]\nlib_name = x\n')
+    monkeypatch.chdir(tmp_path)
+    assert 'nobody/no-such-model' in refused('this model cannot be had from the hub: check the id', lambda: cell('gone', target_max_length=64))
+
+
+def test_a_folder_without_weights(folder):
+    (folder/'model.safetensors').unlink()
+    refused('no .safetensors file', lambda: cell(folder))
+
+
+def test_a_folder_of_half_the_weights(folder):
+    w = load_file(folder/'model.safetensors')
+    del w[next(k for k in w if 'query.weight' in k)]
+    save_file(w, folder/'model.safetensors', metadata=dict(format='pt'))
+    refused('the folder lacks weights of the encoder', lambda: cell(folder, target_max_length=64))
+
+
+def test_a_tokenizer_of_another_model(folder):
+    other = train_tokenizer([f'{a}{b}{c}' for a in 'abcdefgh' for b in 'ijklmnop' for c in 'qrstuv'], 300)
+    for o in folder.glob('token*'): o.unlink()
+    other.save_pretrained(folder)
+    refused('take the tokenizer that belongs to these weights', lambda: cell(folder, target_max_length=64))
+
+
+def test_inputs_longer_than_the_positions(folder):
+    refused('max_length 128 is longer than the 64 positions of the encoder', lambda: cell(folder, target_max_length=128))
+
+
+def test_sentences_longer_than_the_positions_are_cut(folder, monkeypatch):
+    "Retrieval has no length of its own to refuse: texts end where the encoder's positions do."
+    import xstilts.stages as s
+    long = lambda rows: tuple(o|dict(text=' '.join([o['text']]*40)) for o in rows)
+    real = s.test_rows
+    monkeypatch.setattr(s, 'test_rows', lambda *a: long(real(*a)))
+    assert run_cell(cell(folder, 'tatoeba', layer=1)).exists()
+
+
+def test_a_gpu_where_there_is_none(folder, monkeypatch):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    refused('finds no GPU on this machine; leave `device` out', lambda: cell(folder, device='cuda'))
+
+
+def test_more_processes_than_gpus(folder, monkeypatch):
+    from xstilts.stages import n_devices
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 1)
+    monkeypatch.setenv('XSTILTS_DEVICES', '4')
+    with pytest.raises(ValueError, match='XSTILTS_DEVICES is 4 and this machine has 1 GPU: one process trains on each, give 1 or fewer'): n_devices()
+
+
+def test_an_update_that_does_not_fit_is_cut_and_told(folder, monkeypatch):
+    "Halved as often as it takes; the weights are those of the whole update to rounding, and the cell's flags say so."
+    import torch
+    import xstilts.training as training
+    from xstilts.store import read_json
+    real = training.one_update
+    def short(acc, net, opt, micro, *a, **kw):
+        if max(len(b['input_ids']) for _, b in micro)>3: raise torch.OutOfMemoryError('pretended')
+        return real(acc, net, opt, micro, *a, **kw)
+    size = dict(target_max_length=64, target_dropout=0., target_lr=1e-3)
+    whole = load_file(run_stage(stages(cell(folder, **size))[-1])/'heads.safetensors')
+    shutil.rmtree(os.environ['XSTILTS_ARTIFACTS'])
+    monkeypatch.setattr(training, 'one_update', short)
+    cut = load_file(run_stage(stages(cell(folder, **size))[-1])/'heads.safetensors')
+    assert all(torch.allclose(whole[k], cut[k], atol=1e-5) for k in whole)
+    assert any('forward passes: memory' in o for o in read_json(run_cell(cell(folder, **size)))['flags'])
+
+
+def test_one_example_that_does_not_fit_keeps_the_checkpoint(folder, monkeypatch):
+    "Nothing more can be halved: an error that says what to lower; a later run goes on from the checkpoint."
+    import torch
+    import xstilts.training as training
+    real, seen = training.one_update, []
+    def full(*a, **kw):
+        if len(seen)>2: raise torch.OutOfMemoryError('pretended')
+        seen.append(1)
+        return real(*a, **kw)
+    long = cell(folder, target_max_length=64, target_max_steps=6, target_batch_size=2, target_epochs=9, target_checkpoint_steps=1)
+    monkeypatch.setattr(training, 'one_update', full)
+    with pytest.raises(ValueError, match='does not fit into memory: lower max_length'): run_cell(long)
+    work = place('work', stages(long)[-1].key)
+    assert list(work.rglob('*.safetensors'))
+    monkeypatch.setattr(training, 'one_update', lambda *a, **kw: (seen.append(1), real(*a, **kw))[1])
+    assert run_cell(long).exists() and len(seen)==6
+
+
+def test_a_name_that_would_run_on_a_page(tmp_path):
+    "The folder of a model may be called anything; what a page shows of it is text."
+    from xstilts.site import inert
+    from xstilts.tables import show
+    import pandas as pd
+    named = tmp_path/'<img src=x onerror=alert(1)>'
+    new_encoder(9, layers=1, hidden=8, heads=2).save_pretrained(named)
+    said = model(str(named)).name
+    page = show(pd.DataFrame({said: [said]}), title=said, note=said).as_raw_html()
+    for o in (page, inert(page), inert(said)): assert '<img' not in o
+    assert page.count('&lt;img')==inert(page).count('&lt;img')==4

@@ -1,0 +1,56 @@
+"""Cheaper ways to run a network: what they cost in points on the embedded encoder, and through the door of a cell."""
+import importlib.util
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from xstilts.data import test_rows, train_rows
+from xstilts.efficient import EXTRA, compared, run_by
+from xstilts.heads import Net, first_position
+from xstilts.stages import Cell, load_encoder, prediction_key, run_cell
+from xstilts.store import place, read_json
+from xstilts.tasks import tasks
+from xstilts.tokens import encode
+from xstilts.training import Recipe, TaskFeed, train
+
+needs_onnx = pytest.mark.skipif(any(importlib.util.find_spec(o) is None for o in EXTRA), reason="needs the extra: pip install 'xstilts[onnx]'")
+
+
+@pytest.fixture(scope='module')
+def tagger():
+    "The mini encoder after a short training on names"
+    encoder, tok = load_encoder(None, 'mini')
+    torch.manual_seed(0)
+    net = Net(encoder, [tasks['panx']])
+    recipe = Recipe(lr=5e-4, epochs=2, max_length=128, freeze=True, reset_positions=True)
+    rows = encode(tok, train_rows('mini', 'panx', 600), tasks['panx'], 128, True)
+    train(net, TaskFeed(dict(panx=rows), recipe, 0, tok.pad_token_id, first_position(encoder)), recipe, 0, Path(tempfile.mkdtemp()))
+    return net, tok, [o for lang in ('en', 'de', 'ja') for o in test_rows('mini', 'panx', lang, 60)]
+
+
+def test_int8_costs_little(tagger):
+    net, tok, rows = tagger
+    res = compared(net, run_by(net, 'panx', 'int8'), tok, tasks['panx'], rows, max_length=128, reset=True)
+    assert res['score']>50 and abs(res['difference'])<5 and res['same']>.9 and 0<res['moved'], res
+
+
+@needs_onnx
+def test_onnx_costs_nothing(tagger):
+    net, tok, rows = tagger
+    res = compared(net, run_by(net, 'panx', 'onnx'), tok, tasks['panx'], rows, max_length=128, reset=True)
+    assert res['score']>50 and res['same']==1 and res['difference']==0 and 0<res['moved']<1e-4, res
+
+
+@needs_onnx
+@pytest.mark.parametrize('target', ['xnli', 'panx', 'xquad', 'xcopa'])
+def test_a_cell_run_by_onnx_is_the_cell(target, tmp_path, monkeypatch):
+    "Pairs, tags, spans and choices: predictions of their own, the same answers, and a result that says what ran them."
+    monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path))
+    few = dict(target_train_limit=24, target_max_steps=2, eval_limit=12, languages='de ja')
+    plain, onnx = (Cell(model='mini-s', intermediate='none', target=target, seed=0, settings=few|o) for o in ({}, dict(runtime='onnx')))
+    got, want = read_json(run_cell(onnx)), read_json(run_cell(plain))
+    assert prediction_key(onnx)!=prediction_key(plain)==got['against'] and got['runtime']=='onnx' and 'runtime' not in want
+    assert got['scores']==want['scores'] and got['stages']==want['stages']
+    for o in got['difference'].values(): assert o['same']==1 and o['difference']==0 and o['moved']<1e-4, got['difference']
+    assert any('points against torch' in o for o in got['flags']) and len(list(place('models').iterdir()))==1
