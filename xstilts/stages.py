@@ -7,9 +7,9 @@ __all__ = ['ALL', 'CELL_KEYS', 'HEADS', 'PHASES', 'RECIPES', 'MLM_DOCUMENTS', 'S
            'setting_names', 'Cell', 'recipe', 'Stage', 'unusual', 'device_kind', 'width', 'n_devices', 'data_print',
            'start_print', 'stages', 'pretraining', 'load_encoder', 'tokens', 'train_stage', 'on_dev', 'more_text',
            'make_stage', 'run_stage', 'stage_of', 'launched', 'describe', 'circumstances', 'prediction_key',
-           'score_key', 'layer_of', 'predict_cell', 'run_cell', 'score_cell', 'told_of_data']
+           'score_key', 'layer_of', 'predict_cell', 'ranked', 'run_cell', 'score_cell', 'told_of_data']
 
-# %% ../nbs/31_stages.ipynb #001ba489
+# %% ../nbs/31_stages.ipynb #6717bc91
 import json,os,platform,subprocess,sys,time
 from dataclasses import asdict,dataclass,field,replace
 from functools import lru_cache
@@ -26,7 +26,7 @@ from .sources import covered,has_folder,split_note
 from .store import VERSIONS,check_sealed,key,lock,place,read_json,seal,whole_folder,write_json
 from .tasks import NINE,SUITES,dev_task,same_data,tasks,train_task
 from .text2text import INPUT,told,ways
-from .training import RECIPE_KEYS,Recipe
+from .training import RECIPE_KEYS,Recipe,told_apart
 
 # %% ../nbs/31_stages.ipynb #ddb79b0c
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +63,8 @@ def _check_part(text, whole):
     for l in p.langs: choose('language', l, languages)
     if whole.count(text)>1 and [o for step in whole.split('..') for o in step.split('+')].count(text)>1: raise ValueError(f"{text} is there twice in {whole!r}")
 
-# %% ../nbs/31_stages.ipynb #c5ff18fe
-CELL_KEYS = ('eval_limit','eval_split','languages','layer','head')
+# %% ../nbs/31_stages.ipynb #17515ad7
+CELL_KEYS = ('eval_limit','eval_split','languages','layer','head','dual')
 HEADS = ('encoder','text2text')  # what answers: our heads on an encoder, or a model that writes (`text2text`)
 PHASES = ('pretrain','intermediate','target')
 
@@ -73,7 +73,7 @@ def setting_names()->tuple[str,...]:
     stage = [f'{p}_{k}' for p in PHASES[1:] for k in (*RECIPE_KEYS,'recipe')]+[f'pretrain_{k}' for k in dict.fromkeys((*SHAPE_KEYS, *RECIPE_KEYS))]
     return (*CELL_KEYS, *stage)
 
-# %% ../nbs/31_stages.ipynb #40eb1d09
+# %% ../nbs/31_stages.ipynb #8bd532b4
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     "One combination: what it is trained on, predicted on and scored on"
@@ -106,13 +106,15 @@ class Cell:
         return test_rows(self.data, self.target, lang, self.settings.get('eval_limit', 0), split or self.split)
     def print(self, lang:str)->str: return data_print(self.data, self.target, self.settings.get('eval_limit', 0), self.split, lang)
     @property
-    def same_data(self)->bool: return any(same_data(o, self.target) for o in intermediate(self.intermediate).parts)
+    def trained(self)->bool: return tasks[self.target].trained and (not tasks[self.target].dual or self.settings.get('dual', True))  # in phase 3
+    @property
+    def same_data(self)->bool: return self.trained and any(same_data(o, self.target) for o in intermediate(self.intermediate).parts)
     @property
     def name(self)->str: return f'{self.model} {self.intermediate} {self.target} s{self.seed}'
     @property
     def baseline(self)->'Cell': return replace(self, intermediate='none', settings={k: v for k,v in self.settings.items() if not k.startswith('intermediate_')})
 
-# %% ../nbs/31_stages.ipynb #1a12f48f
+# %% ../nbs/31_stages.ipynb #14928bb8
 def _check(c):
     "Every field of a cell, before any data is read"
     choose('data origin', c.data, ORIGINS)
@@ -125,8 +127,9 @@ def _check(c):
     if not isinstance(c.seed, int) or c.seed<0: raise ValueError(f"seed must be a whole number from 0, not {c.seed!r}")
     for k in c.settings: choose('setting', k, setting_names())
     if choose('head', c.head, HEADS)=='text2text': _check_text(c, inter)
+    if not isinstance(c.settings.get('dual', True), bool): raise ValueError(f"dual is true (LAReQA and Mewsli-X train a dual encoder) or false (they score the encoder as it is), not {c.settings['dual']!r}")
     for p in PHASES[1:]: recipe(c, p)
-    for p,o in [('intermediate', x) for x in inter.parts]+[('target', c.target)]*tasks[c.target].trained:
+    for p,o in [('intermediate', x) for x in inter.parts]+[('target', c.target)]*c.trained:
         split = train_from(recipe(c, p).train_from, o)
         if split==c.split and train_task(o)==c.target: raise ValueError(f"{p}_train_from: {c.target} is trained on its {split} split and scored on it (eval_split: {c.split}); choose another split for one of them")
     choose(f'eval_split of {c.target} in {c.data}', c.split, splits(c.data, c.target) if c.target!='bucc2018' else tuple(o for o in splits(c.data, c.target) if o!='dev'))
@@ -138,20 +141,24 @@ def _check_text(c, inter):
     for o in dict.fromkeys((*inter.parts, c.target)): ways(o)
     if any(c.settings.get(f'{p}_mlm_rate') for p in PHASES[1:]): raise ValueError("head text2text has no masked language modelling: leave mlm_rate at 0")
 
-# %% ../nbs/31_stages.ipynb #5e45e32c
+# %% ../nbs/31_stages.ipynb #80255f8e
 _XTREME = dict(lr=2e-5, epochs=5, batch_size=32, max_length=128, warmup=0., weight_decay=0.)
 _XTREME_QA = dict(lr=3e-5, epochs=3, batch_size=32, max_length=384, warmup_steps=500, weight_decay=1e-4)
-RECIPES = MappingProxyType(dict(jiant={}, xtreme=dict(mnli=_XTREME, pawsx=_XTREME, copa=_XTREME, siqa=_XTREME, udpos=_XTREME|dict(epochs=10), panx=_XTREME|dict(epochs=10), squad_v1=_XTREME_QA, tydiqa=_XTREME_QA)))
+_DUAL = dict(warmup=0., weight_decay=0., order='paper')  # train_lareqa.sh, train_mewslix.sh: XTREME-R's is the only published recipe; what is told apart is drawn at random, not by length
+RECIPES = MappingProxyType(dict(jiant=dict(lareqa=_DUAL, mewslix=_DUAL), xtreme=dict(lareqa=_DUAL|dict(lr=2e-5), mewslix=_DUAL, mnli=_XTREME, pawsx=_XTREME, copa=_XTREME, siqa=_XTREME, udpos=_XTREME|dict(epochs=10), panx=_XTREME|dict(epochs=10), squad_v1=_XTREME_QA, tydiqa=_XTREME_QA)))
 
 def recipe(cell:Cell, phase:str)->Recipe:
     "The settings a stage of a cell trains with"
     m,t = model(cell.model),tasks[cell.target if phase=='target' else (intermediate(cell.intermediate).parts or (cell.target,))[0]]
     named = choose('recipe', cell.settings.get(f'{phase}_recipe', 'jiant'), RECIPES)
     given = {k.removeprefix(f'{phase}_'): v for k,v in cell.settings.items() if k.startswith(f'{phase}_') and k.removeprefix(f'{phase}_') in RECIPE_KEYS}
-    base = dict(lr=m.lr if phase=='target' else m.intermediate_lr, epochs=t.epochs, batch_size=t.batch_size, max_length=INPUT if cell.head=='text2text' else min(t.max_length, 128 if m.family=='mini' else 10**6),
+    cap = 128 if m.family=='mini' else 10**6
+    base = dict(lr=m.lr if phase=='target' else m.intermediate_lr, epochs=t.epochs, batch_size=t.batch_size, max_length=INPUT if cell.head=='text2text' else min(t.max_length, cap), negatives=t.negatives, query_length=min(t.query_length, cap),
         dropout=m.dropout, freeze=m.freeze, reset_positions=m.reset_positions, optimiser=m.optimiser, schedule='constant' if m.family=='mt5' else 'linear')  # mT5's authors hold the rate (arXiv 2010.11934)
-    try: return Recipe(**base|named.get(train_task(t.name), {})|given)
+    try: res = Recipe(**base|named.get(t.name, named.get(train_task(t.name), {}))|given)
     except TypeError as e: raise ValueError(f"a setting of {phase} has the wrong type: {given} ({e})") from e
+    if t.dual: told_apart(res)
+    return res
 
 # %% ../nbs/31_stages.ipynb #0d189c39
 @dataclass(frozen=True, kw_only=True)
@@ -231,14 +238,14 @@ def start_print(name)->str:
     if not list(f.glob('*.safetensors')): raise ValueError(f"model {name}: its folder has no .safetensors file; pickled weights are not read")
     return kind+hashlib.blake2b(b''.join(o.read_bytes() for o in sorted(f.glob('*')) if o.suffix in ('.safetensors','.json') and o.name!='stage.json'), digest_size=8).hexdigest()
 
-# %% ../nbs/31_stages.ipynb #7f1c1c99
+# %% ../nbs/31_stages.ipynb #394b4e5e
 def stages(cell:Cell)->list[Stage]:
     "The trainings a cell needs, in order; none for retrieval with a published encoder"
     m,inter,res = model(cell.model),intermediate(cell.intermediate),[]
     if m.pretrain is not None: res.append(pretraining(cell))
     common = dict(model=cell.model, data=cell.data, seed=cell.seed, head='' if cell.head=='encoder' else cell.head)
     for step in inter.steps: res.append(Stage(kind='intermediate', tasks=step, recipe=recipe(cell, 'intermediate'), parent=res[-1] if res else None, **common))
-    if tasks[cell.target].trained: res.append(Stage(kind='target', tasks=(cell.target,), recipe=recipe(cell, 'target'), parent=res[-1] if res else None, **dict(common)))
+    if cell.trained: res.append(Stage(kind='target', tasks=(cell.target,), recipe=recipe(cell, 'target'), parent=res[-1] if res else None, **dict(common)))
     return res
 
 def pretraining(cell:Cell)->Stage:
@@ -269,7 +276,7 @@ def load_encoder(stage:'Stage|None', name:str, dropout:float=0., max_length:int=
     fits(*res, name, max_length)
     return res
 
-# %% ../nbs/31_stages.ipynb #77803b5d
+# %% ../nbs/31_stages.ipynb #b9f6554c
 def tokens(
     tok, task,       # a `tasks.Task`
     rows,            # called for the rows where the store does not have them
@@ -280,19 +287,21 @@ def tokens(
     "Rows as ids, from the store or put there"
     import hashlib
     from xstilts.text2text import encode_text
-    from xstilts.tokens import Encoded,encode
+    from xstilts.tokens import Encoded,encode,encode_dual
     vocabulary = hashlib.blake2b(tok.backend_tokenizer.to_str().encode(), digest_size=8).hexdigest()
-    k = key('tokens', task.name, rows=prints, tokenizer=vocabulary, max_length=recipe.max_length, reset=recipe.reset_positions, **({'head': head} if head else {}))
+    k = key('tokens', task.name, rows=prints, tokenizer=vocabulary, max_length=recipe.max_length, reset=recipe.reset_positions, **({'head': head} if head else {}), **({'query': recipe.query_length} if task.dual else {}))
+    def made():
+        if head: return encode_text(tok, rows(), task, recipe.max_length)
+        return encode_dual(tok, rows(), recipe.max_length, recipe.query_length) if task.dual else encode(tok, rows(), task, recipe.max_length, recipe.reset_positions)
     at = place('tokens', k)
     if not at.exists():
         with lock(k):
             if not at.exists():
-                made = encode_text(tok, rows(), task, recipe.max_length) if head else encode(tok, rows(), task, recipe.max_length, recipe.reset_positions)
-                with whole_folder(at) as d: made.save(d)
+                with whole_folder(at) as d: made().save(d)
     try: return Encoded.load(at)
     except (ValueError,OSError,EOFError) as e: raise ValueError(f"tokens/{k} in the store is damaged: delete that folder, it is made again ({str(e)[:120]})") from e
 
-# %% ../nbs/31_stages.ipynb #0ce3288c
+# %% ../nbs/31_stages.ipynb #68966dfe
 def train_stage(stage:Stage, folder:Path, report=None):
     "Train; the network, the tokenizer and the log"
     import torch
@@ -312,25 +321,30 @@ def train_stage(stage:Stage, folder:Path, report=None):
     rows = lambda o, n=r.train_limit: train_rows(stage.data, o, n, r.train_from, r.match)
     sets = {o: tokens(tok, t, lambda: rows(o), data_print(stage.data, o, r.train_limit, given=r.train_from, match=r.match), r, stage.head) for o,t in learnt.items()}
     groups = {o: len(rows(o, 1)[0]['choices']) for o,t in learnt.items() if t.kind=='choice'}
-    feed = (TextFeed if stage.head else TaskFeed)(sets, r, stage.seed, tok.pad_token_id, first_position(encoder), groups, {o: t.name for o,t in learnt.items()})
-    chance = chance_loss(*[(t.kind,sets[o]) for o,t in learnt.items()][0]) if len(learnt)==1 and not r.mlm_rate and not stage.head else None
+    duals = {} if stage.head else dict(duals=tuple(o for o,t in learnt.items() if t.dual))
+    feed = (TextFeed if stage.head else TaskFeed)(sets, r, stage.seed, tok.pad_token_id, first_position(encoder), groups, {o: t.name for o,t in learnt.items()}, **duals)
+    chance = chance_loss(*[(t.kind,sets[o]) for o,t in learnt.items()][0], r.negatives or r.batch_size) if len(learnt)==1 and not r.mlm_rate and not stage.head else None
     more = dict(evaluate=on_dev(stage, tok, learnt) if r.eval_steps else None, chance=chance, trackers=trackers_of(os.environ.get('XSTILTS_TRACKERS', '')))
     return net, tok, train(net, more_text(stage, feed, tok, first_position(encoder)), r, stage.seed, folder, report, **more)
 
-# %% ../nbs/31_stages.ipynb #4321c8e6
+# %% ../nbs/31_stages.ipynb #a0a099cd
 def on_dev(stage, tok, learnt):
     "A function that scores a network on English dev rows, the mean over the tasks of the stage; what trains cannot select"
     from xstilts.prediction import predict
+    from xstilts.retrieval import searchable
     from xstilts.text2text import predict_text
-    say = predict_text if stage.head else predict
     r,sets = stage.recipe,[]
+    def say(net, t, rows, enc):
+        if t.dual: return ranked(net, tok, t, rows, r)
+        return (predict_text if stage.head else predict)(net, tok, t, rows, enc=enc)
     for t in learnt.values():
         by = dev_task(t.name)
         if train_from(r.train_from, t.name)=='dev': raise ValueError(f"eval_steps: {t.name} is trained on its dev split (train_from), so there is nothing to select on; leave eval_steps out")
         rows = test_rows(stage.data, by, 'en', r.eval_rows, 'dev')
-        sets.append((t, rows, tokens(tok, t, lambda: rows, [data_print(stage.data, by, r.eval_rows, 'dev')], r, stage.head)))
+        if t.dual: sets.append((t, searchable(rows), None))
+        else: sets.append((t, rows, tokens(tok, t, lambda: rows, [data_print(stage.data, by, r.eval_rows, 'dev')], r, stage.head)))
     def evaluate(net):
-        found = [score(t.metric, say(net, tok, t, rows, enc=enc))[metrics[t.metric].main] for t,rows,enc in sets]
+        found = [score(t.metric, say(net, t, rows, enc))[metrics[t.metric].main] for t,rows,enc in sets]
         return sum(found)/len(found)
     return evaluate
 
@@ -410,7 +424,7 @@ def circumstances()->dict:
     "Recorded with every result, part of no key"
     return dict(versions={o: version(o) for o in ('xstilts','torch','transformers','tokenizers','datasets','numpy')}, python=platform.python_version(), hardware=device_kind() if device_kind()!='cpu' else f'{platform.machine()} cpu')
 
-# %% ../nbs/31_stages.ipynb #e15dec77
+# %% ../nbs/31_stages.ipynb #a6f95d10
 def prediction_key(cell:Cell)->str:
     "Under which predictions are found"
     s = stages(cell)
@@ -423,12 +437,12 @@ def score_key(cell:Cell)->str:
 
 def layer_of(cell:Cell)->int|None:
     "The hidden state that embeds sentences; None for tasks that train"
-    if tasks[cell.target].trained: return None
+    if cell.trained: return None
     res = cell.settings.get('layer', model(cell.model).layer)
     if res is None: raise ValueError(f"model {cell.model} has no retrieval layer in its row: give `layer`, chosen on development data")
     return res
 
-# %% ../nbs/31_stages.ipynb #1cacaa89
+# %% ../nbs/31_stages.ipynb #b3086cfa
 def predict_cell(cell:Cell)->list[dict]:
     "Predictions of all languages of a cell from one loaded model"
     import torch
@@ -441,18 +455,24 @@ def predict_cell(cell:Cell)->list[dict]:
     encoder,tok = load_encoder(s[-1] if s else None, cell.model, head=s[-1].head if s else '')
     if torch.cuda.is_available(): encoder = encoder.cuda()
     t = task_of(cell.data, cell.target)
-    if not t.trained: return _retrieve(cell, encoder, tok)
+    if not cell.trained: return _retrieve(cell, encoder, tok)
     rows = [o for l in cell.langs for o in cell.rows(l)]
-    enc = tokens(tok, t, lambda: rows, [cell.print(l) for l in cell.langs], r, s[-1].head)
-    if s[-1].head: return predict_text(TextNet(encoder, [t]), tok, t, rows, enc=enc)
+    ids = lambda: tokens(tok, t, lambda: rows, [cell.print(l) for l in cell.langs], r, s[-1].head)
+    if s[-1].head: return predict_text(TextNet(encoder, [t]), tok, t, rows, enc=ids())
     net = Net(encoder, [t], pooled=model(cell.model).pooled).to(encoder.device)
     net.heads.load_state_dict(load_file(place('models', s[-1].key)/'heads.safetensors'))
     from xstilts.training import precise
-    return predict(net, tok, t, rows, enc=enc, precision=precise(r, encoder.config.hidden_size) if torch.cuda.is_available() else 'float32')
+    precision = precise(r, encoder.config.hidden_size) if torch.cuda.is_available() else 'float32'
+    return ranked(net, tok, t, rows, r, precision) if t.dual else predict(net, tok, t, rows, enc=ids(), precision=precision)
 
-# %% ../nbs/31_stages.ipynb #20a7c06d
+def ranked(net, tok, task, rows, recipe:Recipe, precision:str='float32')->list[dict]:
+    "What a trained dual encoder finds for every query"
+    from xstilts.retrieval import embed_dual,rank_answers
+    return rank_answers(rows, embed_dual(net, task.name, tok, rows, recipe.max_length, recipe.query_length, precision=precision), shared=task.name=='mewslix')
+
+# %% ../nbs/31_stages.ipynb #0e492447
 def _retrieve(cell, encoder, tok):
-    "Tatoeba, BUCC and LAReQA: no training; BUCC's threshold comes from the dev pools"
+    "Tatoeba and BUCC, LAReQA and Mewsli-X with `dual: false`: a layer as it is; BUCC's threshold comes from the dev pools"
     from xstilts.retrieval import embed,merge_duplicates,mined_rows,rank_answers,translate_pairs
     layer,mining,kept = layer_of(cell),cell.target in ('bucc2018','bucc2018_gold'),{}
     longest = min(tasks[cell.target].max_length, tok.model_max_length)
@@ -494,7 +514,7 @@ def run_cell(cell:Cell, report=None)->Path:
         write_json(to, dict(score_cell(cell, read_predictions(folder, cell.target)), stages=[o.key for o in s], seconds=round(time.monotonic()-began, 2), **circumstances()))
     return to
 
-# %% ../nbs/31_stages.ipynb #95987cd3
+# %% ../nbs/31_stages.ipynb #ec1433bb
 def score_cell(cell:Cell, predictions:dict[str,list[dict]])->dict:
     "Scores per language with flags; a missing language is an error"
     missing = [o for o in cell.langs if o not in predictions]
@@ -504,7 +524,8 @@ def score_cell(cell:Cell, predictions:dict[str,list[dict]])->dict:
     collapsed = [l for l in cell.langs if _one_class(cell.target, predictions[l])]
     told_in = [f'{o.name}: {x}' for o in stages(cell) for x in read_json(place('models', o.key)/'stage.json').get('told', ())]
     unread = [told([o for l in cell.langs for o in predictions[l]])] if cell.head=='text2text' else []
-    flags = unread+[f"collapsed: one class predicted in {' '.join(collapsed)}"]*bool(collapsed)+[split_note(cell.data, cell.target)]+told_in+told_of_data(cell)
+    plain = [f"{cell.target}: the encoder as it is, which is another measure than XTREME-R's, whose encoders were trained for it (dual: false)"]*(tasks[cell.target].trained and not cell.trained)
+    flags = unread+plain+[f"collapsed: one class predicted in {' '.join(collapsed)}"]*bool(collapsed)+[split_note(cell.data, cell.target)]+told_in+told_of_data(cell)
     flags = [o for o in flags if o]
     return dict(schema=1, key=score_key(cell), parents=[prediction_key(cell)], model=cell.model, intermediate=cell.intermediate, target=cell.target, seed=cell.seed,
         data=cell.data, settings=dict(cell.settings), same_data=cell.same_data, main=metrics[metric].main, scores=scores, flags=flags)
