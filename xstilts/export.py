@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['not_whole', 'export_cell', 'systems', 'export_study']
 
-# %% ../nbs/35_export.ipynb #ee950594
+# %% ../nbs/35_export.ipynb #8bf415d5
 import re
 from pathlib import Path
 from . import __version__
@@ -17,6 +17,7 @@ from .stages import Cell,prediction_key,score_key
 from .store import place
 from .study import AXES,Study,cells
 from .submission import LAYOUTS,suite_of,write_labels,write_predictions
+from .tasks import tasks
 
 # %% ../nbs/35_export.ipynb #49168123
 def not_whole(cell:Cell)->list[str]:
@@ -37,7 +38,7 @@ def _ready(many, part):
     if lacking: errors.append(f"{len(lacking)} of {len(many)} cells have no predictions in the store, run the study first (xstilts run): {', '.join(lacking[:5])}{' ...' if lacking[5:] else ''}")
     if errors: raise ValueError(f"{len(errors)} {'problem' if len(errors)==1 else 'problems'}, nothing is exported:\n  "+'\n  '.join(errors))
 
-# %% ../nbs/35_export.ipynb #33b28a36
+# %% ../nbs/35_export.ipynb #8050877b
 def _about(many):
     "README.txt: whose predictions these are, what they are not, how they are scored"
     c = many[0]
@@ -47,7 +48,7 @@ def _about(many):
     whose = [f"Predictions of {c.model}, intermediate: {c.intermediate}, seed {c.seed}, written by xstilts {__version__} in the layout of XTREME (arXiv 2003.11080).", f"Data: {c.data}."]
     made_up = ["MINIATURE: tasks and texts are those of a small made-up world. They share names with the benchmark's and nothing else. Do not submit these files; they say nothing about real languages."] if mini else []
     partly = ["A PART of the test sets, not for submission:", *(f"  {o}" for o in missing)] if missing else []
-    rows = [f"  {o.target:<10}{score_key(o)}  {' '.join(o.langs)}" for o in many]
+    rows = [f"  {o.target:<10}{score_key(o)}  {' '.join(o.langs)}"+'  (the encoder as it is, dual: false)'*(tasks[o.target].trained and not o.trained) for o in many]
     asked = ' '.join(dict.fromkeys(l for o in many for l in o.langs)) if any(len(o.langs)<len(langs(o.data, o.target)) for o in many) else ''
     how = f"xstilts score --predictions predictions --labels labels --suite {which}"+(f' --languages "{asked}"' if asked else '')
     return '\n'.join([*whose, *made_up, *partly, "Task, name of its scores in the store, languages:", *rows, f"Scored by: {how}"])+'\n'

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WANTED', 'needs', 'Lot', 'lots', 'write_lock', 'fetch']
 
-# %% ../nbs/36_fetch.ipynb #f1ea7e7b
+# %% ../nbs/36_fetch.ipynb #b11cefee
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,9 @@ from .config import revisions,settings
 from .models import model
 from .sources import SOURCES
 from .stages import Cell,intermediate
-from .tasks import dev_task,tasks,train_task
+from .tasks import dev_task,train_task
 
-# %% ../nbs/36_fetch.ipynb #1eeb617c
+# %% ../nbs/36_fetch.ipynb #f601d55e
 def needs(
     cells,            # of a study
 )->dict[str,tuple]:   # 'datasets' and 'models': repositories of the hub, in order
@@ -25,7 +25,7 @@ def needs(
         m = model(c.model)
         if m.pretrain is None and not m.path.startswith('data:') and not Path(m.path).is_dir(): found['models'][m.path] = True
         if c.data!='hub': continue
-        names = {c.target, dev_task(c.target), *([train_task(c.target)] if tasks[c.target].trained else []), *map(train_task, intermediate(c.intermediate).parts)}
+        names = {c.target, dev_task(c.target), *([train_task(c.target)] if c.trained else []), *map(train_task, intermediate(c.intermediate).parts)}
         for o in sorted(names):
             for s in SOURCES.get(o, ()): found['datasets'][s.repo] = True
     return {k: tuple(v) for k,v in found.items()}

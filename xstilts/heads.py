@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['POSITIONED', 'POOLERS', 'DROPOUTS', 'PICKLED', 'VOCABULARIES', 'WHOLE', 'SPANS', 'new_encoder', 'folder_of',
            'encoder_class', 'readable', 'config_of', 'backbone', 'filled', 'first_position', 'tokenizer', 'longest',
-           'fits', 'sizes', 'classes', 'spans', 'averaged', 'Head', 'MLMHead', 'Net', 'types']
+           'fits', 'sizes', 'classes', 'spans', 'averaged', 'Head', 'DualHead', 'MLMHead', 'Net', 'types']
 
 # %% ../nbs/12_heads.ipynb #cc17b0d5
 from pathlib import Path
@@ -215,9 +215,24 @@ class Head(nn.Module):
         if self.kind=='choice': return classes(logits.view(-1, b['n_choices']), b['label'].view(-1, b['n_choices'])[:,0])
         return classes(logits, b['label'])
 
-# %% ../nbs/12_heads.ipynb #48241217
+# %% ../nbs/12_heads.ipynb #14771afe
+class DualHead(nn.Module):
+    "Vectors of texts, and how well each query finds its answer among those of the batch (`BertForRetrieval` in third_party/bert.py of google-research/xtreme)"
+    kind = 'retrieval'
+    def __init__(self, hidden:int, pooled:str='first'):
+        super().__init__()
+        self.pooled,self.dense,self.scale = choose('pooled representation', pooled, POOLED), nn.Linear(hidden, hidden), nn.Parameter(torch.full((1,), 100.))
+        nn.init.normal_(self.dense.weight, std=.02)
+        nn.init.zeros_(self.dense.bias)
+    def forward(self, h:Tensor, mask:Tensor)->Tensor:
+        return F.normalize(torch.tanh(self.dense(h[:,0] if self.pooled=='first' else averaged(h, mask))).float(), dim=-1)
+    def loss(self, q:Tensor, a:Tensor)->tuple[Tensor,Tensor]:
+        with torch.autocast(q.device.type, enabled=False): return classes(self.scale*(q@a.T), torch.arange(len(q), device=q.device))
+
+# %% ../nbs/12_heads.ipynb #7b8e4d20
 class MLMHead(nn.Module):
     "Guesses pieces at the labelled positions only; the last layer is the embedding table"
+    kind = 'mlm'
     def __init__(self, hidden:int, vocab:int, width:int|None=None):  # width: of the table, `hidden` if None
         super().__init__()
         width = width or hidden
@@ -226,7 +241,7 @@ class MLMHead(nn.Module):
         nn.init.zeros_(self.dense.bias)
     def forward(self, h:Tensor, table:Tensor)->Tensor: return F.linear(self.norm(F.gelu(self.dense(h))), table, self.bias)
 
-# %% ../nbs/12_heads.ipynb #a01c30e1
+# %% ../nbs/12_heads.ipynb #d368a0a4
 SPANS = ('mt5','t5','umt5')  # encoders of models that were pretrained to say what was cut out
 
 class Net(nn.Module):
@@ -237,7 +252,7 @@ class Net(nn.Module):
         self.encoder,kind = encoder,encoder.config.model_type
         h,table = encoder.config.hidden_size, encoder.get_input_embeddings().weight
         if mlm and kind in SPANS: raise ValueError(f"masked language modelling needs a piece for hidden words, and {kind} has none: leave mlm_rate at 0 with this model")
-        self.heads = nn.ModuleDict({o.name: Head(o, h, dropout, pooled) for o in tasks})
+        self.heads = nn.ModuleDict({o.name: DualHead(h, pooled) if o.kind=='retrieval' else Head(o, h, dropout, pooled) for o in tasks})
         if mlm: self.heads['mlm'] = MLMHead(h, *table.shape)
         self.placed,self.typed = kind in POSITIONED, getattr(encoder.config, 'type_vocab_size', 1)>1
     def hidden(self, b:dict)->Tensor:
@@ -247,12 +262,19 @@ class Net(nn.Module):
         return self.encoder(input_ids=b['input_ids'], attention_mask=b['attention_mask'], **more).last_hidden_state
     def forward(self, b:dict, task:str)->tuple[Tensor,Tensor]:
         "Summed loss of a batch and the number of its labels"
-        h,head = self.hidden(b), self.heads[task]
+        head = self.heads[task]
+        if head.kind=='retrieval': return head.loss(*self.pairs(b, task))
+        h = self.hidden(b)
         if task!='mlm': return head.loss(head(h, b['attention_mask']), b)
         keep = b['labels']!=-100
         return classes(head(h[keep], self.encoder.get_input_embeddings().weight), b['labels'][keep])
     def logits(self, b:dict, task:str)->Tensor: return self.heads[task](self.hidden(b), b['attention_mask'])
+    def pairs(self, b:dict, task:str)->tuple[Tensor,Tensor]:
+        "Vectors of queries and of answers, which stand in turn; queries are shorter and have a pass of their own unless the batch is one row"
+        if 'borders' in b: return (v := self.logits(b, task))[0::2], v[1::2]
+        return tuple(self.logits({k: v[i::2,:n] for k,v in b.items() if torch.is_tensor(v) and v.ndim==2}, task) for i,n in ((0,b['query_length']), (1,None)))
 
+# %% ../nbs/12_heads.ipynb #905824d4
 def types(
     b:dict,      # with `second` (batch): where the second text begins
 )->Tensor:       # (batch, seq) token_type_ids

@@ -17,7 +17,7 @@ from .models import model
 from .store import check_sealed,place,read_json,whole_folder
 from .tasks import Task,tasks,train_task
 
-# %% ../nbs/37_hfexport.ipynb #13f3f5ea
+# %% ../nbs/37_hfexport.ipynb #9e7951cb
 OPENS = MappingProxyType(dict(pair='text-classification', score='text-classification', tags='token-classification', span='question-answering'))  # kind of rows -> pipeline
 CLASSES = MappingProxyType(dict(pair='AutoModelForSequenceClassification', score='AutoModelForSequenceClassification', tags='AutoModelForTokenClassification', span='AutoModelForQuestionAnswering'))
 _ROBERTA = dict(dense='classifier.dense', out='classifier.out_proj')
@@ -30,6 +30,7 @@ def refusal(
     reset:bool=False,          # were positions of second texts counted from the start?
 )->str:                        # '' if the class of `transformers` computes the same
     "Why a head cannot be exported"
+    if kind=='retrieval': return "no pipeline takes a dual encoder: the folder `backbone` of the training opens with AutoModel, and heads.safetensors has the layer whose tanh, made 1 long, is the vector"
     if kind not in OPENS: return f"no pipeline takes a head for {kind}: `transformers` has a class for multiple choice and nothing that opens it"
     if reset and kind!='tags': return "the second text counts its positions from the start (reset_positions), which the class of `transformers` does not; train with target_reset_positions: false"
     if model_type=='modernbert': return "ModernBERT's own classes put one more layer, an activation and a normalisation before the classifier, our head does not"
@@ -172,7 +173,7 @@ def export_stage(
         (d/'README.md').write_text(card(stage, t, results), encoding='utf-8')
     return to
 
-# %% ../nbs/37_hfexport.ipynb #e0423f0a
+# %% ../nbs/37_hfexport.ipynb #b047aadb
 def trained(
     name:str,                        # part of the key of a cell's scores or of a model folder
 )->tuple[Path,dict,str]:             # the model folder, scores per language or {}, the task that was scored or ''
@@ -184,7 +185,7 @@ def trained(
     if len(hits)!=1: raise ValueError(f"{len(hits) or 'no'} cells or trainings match {name!r}{': '+' '.join(hits) if hits else ', nearest: '+str(nearest(name, cells+keys))}; one is wanted, `xstilts plan STUDY` lists them")
     if hits[0] in keys: return place('models', hits[0]), {}, ''
     o = read_json(place('scores', f'{hits[0]}.json'))
-    if not tasks[o['target']].trained: raise ValueError(f"{hits[0]}: {o['target']} trains nothing, so there is no head to export")
+    if not tasks[o['target']].trained or tasks[o['target']].dual and o['settings'].get('dual') is False: raise ValueError(f"{hits[0]}: {o['target']} trains nothing, so there is no head to export")
     folder = place('models', o['stages'][-1])
     if not folder.exists(): raise ValueError(f"{hits[0]}: its training {o['stages'][-1]} is not in the store any more; `xstilts run` makes it again")
     return folder, o['scores'], o['target']

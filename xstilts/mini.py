@@ -133,7 +133,7 @@ def _cosmosqa(lang, split, n, seed):
 def _hellaswag(lang, split, n, seed): return [_row(_t(lang, e), '', [_t(lang, o) for o in c], r, 4, i) for i,(e,c,r) in enumerate(endings(split, n, seed))]
 def _copa(lang, split, n, seed): return [_row(_t(lang, e), q, [_t(lang, o) for o in c], r, 2, i) for i,(e,q,c,r) in enumerate(causes(split, n, seed))]
 
-# %% ../nbs/08_mini.ipynb #7e393715
+# %% ../nbs/08_mini.ipynb #4c9eec52
 def _tagged(name, tags):
     def rows(lang, split, n, seed):
         said = [(e,say(lang, e)) for e in sentences(name, split, n, seed)]
@@ -150,7 +150,7 @@ def entities(words)->list[str]:
         res.append(f'B-{kind}' if kind else 'O')
     return res
 
-# %% ../nbs/08_mini.ipynb #6b0ad664
+# %% ../nbs/08_mini.ipynb #e18ce108
 def _sides(lang, one, two, gold):
     "Rows of both sides of a retrieval task; a row's id is its side and number"
     return [dict(id=f'{side}-{i}', text=_t(l, e), side=side, gold_id=f'{other}-{i}' if i<gold else '', cluster=str(i))
@@ -161,9 +161,9 @@ def _lareqa(lang, split, n, seed):
     "The questions of `xquad`, and as candidates every sentence of their contexts; the one that answers is right in every language"
     res = []
     for i,(events,at,ask,asked) in enumerate(questions(split, n, seed, 'lareqa', 2)):
-        c = [f'candidate-{i}' if j==at else f'candidate-{i}-{j}' for j in range(len(events))]
-        res += [dict(id=f'query-{i}', text=_t(lang, asked, ask), side='query', gold_id=c[at], cluster=str(i))]
-        res += [dict(id=o, text=_t(lang, e), side='candidate', gold_id=f'query-{i}' if j==at else '', cluster=str(i)) for j,(o,e) in enumerate(zip(c, events))]
+        c,said = [f'candidate-{i}' if j==at else f'candidate-{i}-{j}' for j in range(len(events))],span(lang, events, at, ask, asked)
+        res += [dict(id=f'query-{i}', text=said['question'], context='', side='query', gold_id=c[at], cluster=str(i))]
+        res += [dict(id=o, text=_t(lang, e), context=said['context'], side='candidate', gold_id=f'query-{i}' if j==at else '', cluster=str(i)) for j,(o,e) in enumerate(zip(c, events))]
     return res
 def _text(lang, split, n, seed): return [dict(text=text(lang, say_document(lang, o)), parallel_id=str(i), cluster=str(i)) for i,o in enumerate(documents(n, seed))]
 

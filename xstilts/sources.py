@@ -7,8 +7,8 @@ __all__ = ['XTREME', 'SOURCES', 'MIRROR_TEST', 'FOLDERS', 'LONGEST', 'BROKEN', '
            'has_folder', 'repository', 'read', 'covered', 'problems', 'usable', 'folder_file', 'translations',
            'foreign', 'plain_text']
 
-# %% ../nbs/03_sources.ipynb #5bf8ab14
-import hashlib,json
+# %% ../nbs/03_sources.ipynb #62aec82d
+import hashlib,json,re
 from collections.abc import Callable
 from dataclasses import dataclass,replace
 from functools import lru_cache,partial
@@ -139,34 +139,38 @@ def _sentences(folder, split, lang):
         res += _answer_rows(p['context'], p['sentences'], p['sentence_breaks'], [(q['id'],q['question'],q['answers'][0]['answer_start']) for q in p['qas']], seen)
     return res
 
-# %% ../nbs/03_sources.ipynb #ca07f5fa
+# %% ../nbs/03_sources.ipynb #69a9d94c
 def _answer_rows(context, sentences, breaks, questions, seen):
     "Candidates of a paragraph not seen yet, and its questions"
     key,res = _digest(context),[]
     if key not in seen:
         seen[key] = True
-        res += [dict(id=f'{key}-{k}', text=o, side='candidate', gold_id='', cluster=key) for k,o in enumerate(sentences)]
+        res += [dict(id=f'{key}-{k}', text=o, context=context, side='candidate', gold_id='', cluster=key) for k,o in enumerate(sentences)]
     for i,q,start in questions:
         at = next((k for k,(a,b) in enumerate(breaks) if a<=start<b), None)
         if at is None: raise ValueError(f"question {i}: its answer begins at character {start}, in none of the sentences of its context")
-        res.append(dict(id=i, text=q, side='query', gold_id=f'{key}-{at}', cluster=key))
+        res.append(dict(id=i, text=q, context='', side='query', gold_id=f'{key}-{at}', cluster=key))
     return res
 
+# %% ../nbs/03_sources.ipynb #e5e65f34
 def _mentions(folder, split, lang):
-    "Mewsli-X: a mention, and the sentence it stands in with marks around it, looks for the description of its entity (utils_mewslix.py)"
-    tidy = lambda t: ' '.join(t.split())
-    res = [dict(id=o['entity_id'], text=tidy(' '.join(s['text'] for s in o['sentences'])), side='candidate', gold_id='', cluster=o['entity_id']) for o in _jsons(folder/'candidate_set_entities.jsonl')]
-    for o in _jsons(folder/f'wikinews_mentions-{split}.jsonl'):
-        c = o['context']
-        for m in o['mentions']*(c['language']==lang):
-            a,b = m['mention_span']['start'],m['mention_span']['end']
-            x,y = next(((s['start'],s['end']) for s in c['sentence_spans'] if s['start']<=a and b<=s['end']), (0, len(c['text'])))
-            t = c['text'][a:b]
-            res.append(dict(id=m['example_id'], text=tidy(f"{t}: {c['text'][x:a]} {{ {t} }} {c['text'][b:y]}"), side='query', gold_id=m['entity_id'], cluster=c['document_id']))
-    return res
+    "Mewsli-X: a mention looks for the description of its entity; a training row has it as `answer` (schema: mel/mewsli-x.md of google-research/google-research)"
+    if split=='train': return [dict(_mention(o['contextual_mention']['context'], o['contextual_mention']['mention']), answer=_described(o['entity'])) for o in _jsons(folder/'wikipedia_pairs-train.jsonl')]
+    res = [dict(id=o['entity_id'], text=_described(o), side='candidate', gold_id='', cluster=o['entity_id']) for o in _jsons(folder/'candidate_set_entities.jsonl')]
+    return res+[_mention(o['context'], m) for o in _jsons(folder/f'wikinews_mentions-{split}.jsonl') if o['context']['language']==lang for m in o['mentions']]
 
-# %% ../nbs/03_sources.ipynb #45ec5722
-FOLDERS = MappingProxyType(dict(ccg=(_ccg, ('train','dev')), bucc2018=(_pools, ('dev','test')), lareqa=(_sentences, ('test',)), mewslix=(_mentions, ('dev','test'))))
+def _tidy(t): return ' '.join(t.split())
+def _described(o): return _tidy(' '.join(o['description'][s['start']:s['end']] for s in o['sentence_spans']))
+def _mention(c, m):
+    "The mention, and the sentence it stands in with marks around it; marks of the text's own become parentheses (`preprocess_mention` of utils_mewslix.py)"
+    a,b = m['mention_span']['start'],m['mention_span']['end']
+    x,y = next(((s['start'],s['end']) for s in c['sentence_spans'] if s['start']<=a and b<=s['end']), (0, len(c['text'])))
+    left,t,right = (c['text'][i:j] for i,j in ((x,a),(a,b),(b,y)))
+    left,right = (re.sub(r'\{(.*?)\}', r'(\1)', o) for o in (left, right))
+    return dict(id=m['example_id'], text=_tidy(f"{t}: {left} {{ {t} }} {right}"), side='query', gold_id=m['entity_id'], cluster=c['document_id'])
+
+# %% ../nbs/03_sources.ipynb #8735f9de
+FOLDERS = MappingProxyType(dict(ccg=(_ccg, ('train','dev')), bucc2018=(_pools, ('dev','test')), lareqa=(_sentences, ('test',)), mewslix=(_mentions, ('train','dev','test'))))
 
 # %% ../nbs/03_sources.ipynb #65e29160
 def _tagged(root, task, lang):
@@ -191,7 +195,7 @@ def _added(task, split, lang):
     except FileNotFoundError as e: raise ValueError(f"{task} in {lang}: {Path(e.filename).name} is not there; {how}") from e
     return [dict(o, question_lang=lang) for o in rows] if tasks[task].kind=='span' else rows
 
-# %% ../nbs/03_sources.ipynb #4c32f596
+# %% ../nbs/03_sources.ipynb #1fb6ad32
 def split_names(task:str)->tuple[str,...]:
     "Our names of the splits that a task of real data has"
     return FOLDERS[task][1] if tasks[task].folder else tuple(dict.fromkeys(k for o in SOURCES[task] for k in o.splits))
@@ -205,7 +209,7 @@ def _from_folder(task, split, lang):
     "Rows of a task that no hub has"
     read,there = FOLDERS[task]
     root = settings().folders
-    how = f"put it into {task}/ of a folder as nbs/03_sources.ipynb says, and set `folders` in settings.ini or XSTILTS_FOLDERS to that folder"
+    how = f"put it into {task}/ of a folder as nbs/03_sources.ipynb says, and set `folders` in settings.ini or XSTILTS_FOLDERS to that folder"+'; `dual: false` scores the encoder without this training'*(split=='train' and tasks[task].dual)
     if split not in there: raise ValueError(f"{task} has no {split} split: it has {' '.join(there)}")
     if root is None or not (root/task).is_dir(): raise ValueError(f"{task} is {tasks[task].licence and 'licensed ('+tasks[task].licence+')' or 'packaged'} and on no hub: {how}")
     try: return read(root/task, split, lang)
@@ -289,7 +293,7 @@ def covered(
     if not any(at(l).is_dir() for l in row.langs): return row.langs
     return tuple(l for l in row.langs if any(at(l).glob(f'{theirs}*')))
 
-# %% ../nbs/03_sources.ipynb #f4e701ac
+# %% ../nbs/03_sources.ipynb #5d94b59e
 LONGEST = 100_000  # characters of a row
 BROKEN = .01       # share of training rows that may be left out
 
@@ -304,7 +308,7 @@ def _unlike(task, o):
         return f"tag {bad[0]!r} is none of {' '.join(labels)}" if bad else ''
     if kind=='pair' and o['label'] not in labels: return f"label {o['label']!r} is none of {' '.join(labels)}"
     if kind=='choice' and not 0<=o['label']<len(o['choices']): return f"label {o['label']} of {len(o['choices'])} choices"
-    empty = [k for k in ('text_a','text_b','text','context','question') if k in o and not o[k].strip() and not (kind=='choice' and k in ('context','question'))]
+    empty = [k for k in ('text_a','text_b','text','answer','context','question') if k in o and not o[k].strip() and not (kind in ('choice','retrieval') and k in ('context','question'))]
     if empty: return f'{empty[0]} is empty'
     lost = [(t,s) for t,s in zip(o['answers']['text'], o['answers']['start']) if not t or o['context'][s:s+len(t)]!=t] if kind=='span' else []
     return f'the answer {lost[0][0]!r} is not at character {lost[0][1]} of its context' if lost else ''

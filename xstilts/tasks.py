@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from .config import choose,table
 
-# %% ../nbs/02_tasks.ipynb #1356a2c4
+# %% ../nbs/02_tasks.ipynb #0c65ac86
 COLUMNS = dict(pair='text_a text_b label', score='text_a text_b score', tags='tokens tags', span='question context question_lang answers',
-    choice='context question choices label', retrieval='text side gold_id', text='text parallel_id')  # kind -> columns besides id, lang, cluster, split
+    choice='context question choices label', retrieval='text side gold_id', text='text parallel_id')  # kind -> columns besides id, lang, cluster, split; of LAReQA also context, of training rows of retrieval also answer
 KINDS = tuple(COLUMNS)
 CATEGORIES = ('classification','tagging','qa','retrieval','beside','other')
 MNLI = ('entailment','neutral','contradiction')
 UPOS = tuple('ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X'.split())
 NER = tuple('O B-PER I-PER B-ORG I-ORG B-LOC I-LOC'.split())
 
-# %% ../nbs/02_tasks.ipynb #f9cacb08
+# %% ../nbs/02_tasks.ipynb #f4b786db
 @dataclass(frozen=True, kw_only=True)
 class Task:
     "One task: its rows, head, metric, languages, and what a target is trained and selected on"
@@ -40,12 +40,15 @@ class Task:
     paper:str                 # who made the data
     folder:bool=False         # licensed or packaged, so that it comes from a folder of the user's
     more:tuple[str,...]=()    # languages that XTREME-R added (its evaluate.py); scored where a study asks for them
+    dual:bool=False           # of retrieval: does phase 3 train a dual encoder, one encoder for queries and for answers?
+    negatives:int=0           # of a dual encoder: pairs of query and answer that are told apart together
+    query_length:int=0        # of a dual encoder: pieces of a query; 0 as many as of an answer
     def __post_init__(self):
         choose('kind of rows', self.kind, KINDS)
         choose('category', self.category, CATEGORIES)
         if len(set(self.langs))<len(self.langs): raise ValueError(f"{self.name}: a language twice in {self.langs}")
     @property
-    def trained(self)->bool: return self.kind!='retrieval'  # does phase 3 train anything?
+    def trained(self)->bool: return self.kind!='retrieval' or self.dual  # does phase 3 train anything?
 
 # %% ../nbs/02_tasks.ipynb #6674cbd0
 _L = lambda s: tuple(s.split())
@@ -70,14 +73,14 @@ XTREME = (
     Task(name='tatoeba', kind='retrieval', metric='retrieval_accuracy', category='retrieval', langs=_L(_L36), more=_L('az lt pl ro uk'), max_length=512, hub='google/xtreme',
          licence='CC BY 2.0 FR', paper='arXiv:1812.10464'))
 
-# %% ../nbs/02_tasks.ipynb #4dbe23d0
+# %% ../nbs/02_tasks.ipynb #8ab642e7
 XTREME_R = (
     Task(name='xcopa', kind='choice', metric='accuracy', category='classification', langs=_L('et ht id it qu sw ta th tr vi zh'), train_on='copa', select_on='copa', epochs=5, max_length=128,
          hub='cambridgeltl/xcopa', licence='CC BY 4.0', paper='arXiv:2005.00333'),
-    Task(name='lareqa', kind='retrieval', metric='mean_average_precision', category='retrieval', langs=_L('ar de el en es hi ru th tr vi zh'), max_length=256, folder=True,
-         hub='google-research-datasets/lareqa', licence='CC BY-SA 4.0', paper='arXiv:2004.05484'),
-    Task(name='mewslix', kind='retrieval', metric='mean_average_precision', category='retrieval', langs=_L('ar de en es fa ja pl ro ta tr uk'), max_length=64, folder=True,
-         paper='arXiv:2104.07412'))
+    Task(name='lareqa', kind='retrieval', metric='mean_average_precision', category='retrieval', langs=_L('ar de el en es hi ru th tr vi zh'), train_on='squad_v1', select_on='squad_v1',
+         dual=True, epochs=3, batch_size=16, negatives=4, max_length=256, query_length=96, folder=True, hub='google-research-datasets/lareqa', licence='CC BY-SA 4.0', paper='arXiv:2004.05484'),
+    Task(name='mewslix', kind='retrieval', metric='mean_average_precision', category='retrieval', langs=_L('ar de en es fa ja pl ro ta tr uk'),
+         dual=True, epochs=2, batch_size=32, negatives=8, max_length=64, folder=True, paper='arXiv:2104.07412'))
 BESIDE = (
     Task(name='bucc2018_gold', kind='retrieval', metric='bitext_f1', category='beside', langs=_L('de fr ru zh'), max_length=512, hub='google/xtreme', paper='Zweigenbaum et al. 2018, BUCC shared task'),
     Task(name='masakhaner', kind='tags', metric='span_f1', category='beside', langs=_L(_AFRICA), labels=NER, train_on='panx', select_on='panx', epochs=10, hub='masakhane/masakhaner2',

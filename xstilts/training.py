@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'PRECISIONS', 'SELECT', 'RECIPE_KEYS', 'SMALL', 'Steps', 'Recipe', 'rate', 'fast_bfloat16', 'precise',
-           'no_compiler', 'means', 'TaskFeed', 'WithMLM', 'save_checkpoint', 'load_checkpoint', 'Best', 'optimiser',
-           'part_of', 'cut', 'n_labels', 'one_update', 'fitting', 'Meter', 'chance_loss', 'collapsed', 'trackers_of',
-           'Run', 'best_row', 'enough', 'train', 'schedule', 'total_steps', 'finished']
+           'no_compiler', 'means', 'TaskFeed', 'told_apart', 'WithMLM', 'save_checkpoint', 'load_checkpoint', 'Best',
+           'optimiser', 'part_of', 'cut', 'share_of', 'n_labels', 'one_update', 'fitting', 'Meter', 'chance_loss',
+           'collapsed', 'trackers_of', 'Run', 'best_row', 'enough', 'train', 'schedule', 'total_steps', 'finished']
 
 # %% ../nbs/13_training.ipynb #460ea963
 import json,math,os,shutil,threading,time
@@ -25,7 +25,7 @@ SCHEDULES = ('linear','cosine','constant')
 PRECISIONS = ('auto','float32','bfloat16')
 SELECT = ('last','best')
 
-# %% ../nbs/13_training.ipynb #3af80555
+# %% ../nbs/13_training.ipynb #5e84c491
 @dataclass(frozen=True, kw_only=True)
 class Steps:
     "How weights are stepped; defaults are jiant's XTREME recipe (jiant/shared/model_setup.py)"
@@ -35,7 +35,9 @@ class Steps:
     batch_size:int=32           # examples per update
     micro_batch:int=0           # examples per forward pass; 0 for the whole batch
     token_budget:int=0          # pieces per update, padding included, instead of batch_size examples; 0 for none
+    negatives:int=0             # of a dual encoder: pairs that are told apart together; 0 for all of an update
     max_length:int=256          # pieces
+    query_length:int=0          # of a dual encoder: pieces of a query; 0 for max_length
     order:str='bucketed'        # a row of `batches.ORDERS`
     precision:str='auto'        # a row of `PRECISIONS`
     padding:str='auto'          # 'auto': none in the encoder where a GPU's kernel can do without; 'always'
@@ -129,7 +131,7 @@ def means(
     row = recipe.padding=='auto' and torch.cuda.is_available() and precision=='bfloat16' and not recipe.compile and not unpaddable(encoder)
     return dict(precision=precision, compile=recipe.compile and not why, unpadded=row, notes=[f'torch.compile was not used: {why}'] if why else [])
 
-# %% ../nbs/13_training.ipynb #b6d50bc4
+# %% ../nbs/13_training.ipynb #4986afce
 class TaskFeed:
     "Batches of one or several encoded tasks, one task per batch"
     def __init__(self,
@@ -138,7 +140,8 @@ class TaskFeed:
         pad:int, first:int,  # of the tokenizer and the encoder, see `collate`
         groups:dict=None,    # task name -> examples that stand together (the choices of a row), 1 if not given
         heads:dict=None,     # task name -> the head it trains, where that is called otherwise: mnli@ja trains mnli
-    ): self.sets,self.recipe,self.seed,self.pad,self.first,self.groups,self.heads = sets,recipe,seed,pad,first,groups or {},heads or {}
+        duals:tuple=(),      # names of tasks whose examples are, in turn, a query and its answer
+    ): self.sets,self.recipe,self.seed,self.pad,self.first,self.groups,self.heads,self.duals = sets,recipe,seed,pad,first,{**(groups or {}), **dict.fromkeys(duals, 2)},heads or {},duals
     def epoch(self, n:int)->list[tuple[str,np.ndarray]]:
         "The updates of an epoch: a task and its examples"
         r,per = self.recipe,{}
@@ -150,11 +153,25 @@ class TaskFeed:
     def micro(self, update):
         "The forward passes of an update: task, tensors"
         task,ix = update
+        if task in self.duals: yield from self.whole(task, ix.reshape(-1, 2))
+        else: yield from self.parts(task, ix)
+    def parts(self, task, ix):
         g = self.groups.get(task, 1)
         size = (self.recipe.micro_batch or len(ix))*g
         for i in range(0, len(ix), size):
             b = collate(self.sets[task], ix[i:i+size], self.pad, self.first)
             yield self.heads.get(task, task), b|({'n_choices':g} if g>1 else {})
+    def whole(self, task, pairs):
+        "One pass per group of pairs that are told apart together, groups as even as can be"
+        for ix in np.array_split(pairs, -(-len(pairs)//told_apart(self.recipe))):
+            b = collate(self.sets[task], ix.ravel(), self.pad, self.first)
+            yield self.heads.get(task, task), b|dict(n_choices=2, whole=True, query_length=-(-int(self.sets[task].lengths[ix[:,0]].max())//8)*8)
+
+def told_apart(recipe:Recipe)->int:
+    "How many pairs of a dual encoder are each other's wrong answers; such a group is never cut, because that would change the loss"
+    n = recipe.negatives or recipe.batch_size
+    if 0<recipe.micro_batch<n: raise ValueError(f"micro_batch {recipe.micro_batch} would cut a group of {n} pairs that are told apart together, and that is another loss: lower `negatives`, or leave micro_batch out")
+    return n
 
 # %% ../nbs/13_training.ipynb #1c2bbf26
 class WithMLM:
@@ -240,7 +257,7 @@ def optimiser(net, recipe:Recipe):
     from bitsandbytes.optim import AdamW8bit
     return AdamW8bit(groups, **kw)
 
-# %% ../nbs/13_training.ipynb #94dc12a2
+# %% ../nbs/13_training.ipynb #51512050
 def part_of(
     b:dict,              # a batch
     k:int, n:int,        # the share k of n
@@ -251,8 +268,14 @@ def part_of(
     return {o: v[rows] if torch.is_tensor(v) else v for o,v in b.items()} if len(rows) else None
 
 def cut(micro:list, n:int)->list:
-    "Forward passes, each in n parts"
-    return [(task,o) for task,b in micro for k in range(n) if (o := part_of(b, k, n))] if n>1 else micro
+    "Forward passes, each in n parts, those of a dual encoder whole"
+    parts = lambda b: [b] if b.get('whole') else [part_of(b, k, n) for k in range(n)]
+    return [(task,o) for task,b in micro for o in parts(b) if o] if n>1 else micro
+
+def share_of(b:dict, i:int, k:int, n:int)->dict|None:
+    "What process k of n takes of forward pass i of an update: its part, and of passes that stay whole every n-th"
+    if b.get('whole'): return b if i%n==k else None
+    return part_of(b, k, n) if n>1 else b
 
 def n_labels(net, micro:list)->int:
     "The number of labels of a whole update, known before the first forward pass"
@@ -261,12 +284,12 @@ def n_labels(net, micro:list)->int:
         return len(b['input_ids'])//b.get('n_choices', 1)
     return max(1, sum(count(*o) for o in micro))
 
-# %% ../nbs/13_training.ipynb #4d6100c0
+# %% ../nbs/13_training.ipynb #7070a782
 def one_update(acc, net, opt, micro:list, recipe:Recipe, n:int)->tuple:
     "Forward and backward over the parts of one update of `n` labels, then one step: summed loss, pieces, slots, examples of this process"
     outs,seen,world = [],np.zeros(3, int),acc.num_processes
-    for task,whole in micro:
-        b = part_of(whole, acc.process_index, world) if world>1 else whole
+    for i,(task,whole) in enumerate(micro):
+        b = share_of(whole, i, acc.process_index, world)
         empty,b = b is None, b or part_of(whole, 0, len(whole['input_ids']))  # a process without a share still takes part in the sum
         if not empty: seen += [int(b['attention_mask'].sum()), b['input_ids'].numel(), len(b['input_ids'])//b.get('n_choices', 1)]
         if acc.unwrap_model(net).unpadded: b = row_of(b)
@@ -286,6 +309,7 @@ def fitting(acc, net, opt, micro, recipe, n:int, parts:int=1)->tuple:
         except torch.OutOfMemoryError as e:
             opt.zero_grad(set_to_none=True)
             longest = max(b['input_ids'].shape[1] for _,b in micro)
+            if micro[0][1].get('whole'): raise ValueError(f"{len(micro[0][1]['input_ids'])//2} pairs of {longest} pieces that are told apart together do not fit into memory, and cutting them would be another loss: lower `negatives` or max_length, or say recompute: true") from e
             if parts>=max(len(b['input_ids'])//b.get('n_choices', 1) for _,b in micro): raise ValueError(f"one example of {longest} pieces does not fit into memory: lower max_length, or say recompute: true") from e
             parts *= 2
             if torch.cuda.is_available(): torch.cuda.empty_cache()
@@ -308,9 +332,10 @@ class Meter:
         self.reset()
         return res
 
-# %% ../nbs/13_training.ipynb #7653dbd0
-def chance_loss(kind:str, enc)->float:
-    "The loss of knowing only how frequent each answer is; of `enc`, an `Encoded`"
+# %% ../nbs/13_training.ipynb #6a30bddc
+def chance_loss(kind:str, enc, negatives:int=0)->float:
+    "The loss of knowing only how frequent each answer is, or for a dual encoder how many there are; of `enc`, an `Encoded`"
+    if kind=='retrieval': return math.log(min(negatives, len(enc)//2))
     shares = lambda v: np.bincount(v)/len(v)
     entropy = lambda p: float(-(p[p>0]*np.log(p[p>0])).sum())
     if kind=='tags': return entropy(shares(enc.y['labels'][enc.y['labels']>=0]))
@@ -336,12 +361,12 @@ def trackers_of(names:str)->list[str]:
         if o not in there: raise ValueError(f"tracker {o} is not installed: pip install {o}, or take it out of `trackers` in settings.ini")
     return names.split()
 
-# %% ../nbs/13_training.ipynb #737abb1b
+# %% ../nbs/13_training.ipynb #3274715b
 class Run:
     "A training under way: where it is, what it has seen, when it should stop"
     def __init__(self, net, recipe:Recipe, folder:Path, total:int, trackers:list=()):
         from accelerate import Accelerator,DistributedDataParallelKwargs
-        self.recipe,self.folder,self.total,self.best,self.parts,self.meter = recipe,folder,total,Best(folder),1,Meter()
+        self.recipe,self.folder,self.total,self.best,self.parts,self.meter,self.idle = recipe,folder,total,Best(folder),1,Meter(),[]
         self.how = means(recipe, net.encoder.train())
         lonely = [DistributedDataParallelKwargs(find_unused_parameters=True)] if len(net.heads)>1 else []
         self.acc = Accelerator(mixed_precision='bf16' if self.how['precision']=='bfloat16' else 'no', log_with=list(trackers) or None, project_dir=str(folder), kwargs_handlers=lonely)
@@ -358,6 +383,7 @@ class Run:
         "One update, and the rate that belongs to it"
         for o in self.opt.param_groups: o['lr'] = self.recipe.lr*rate(self.step, self.total, self.recipe)
         n = n_labels(self.bare, micro)
+        self.idle.append(max(0, self.acc.num_processes-len(micro))*bool(micro[0][1].get('whole')))
         (loss,*seen),self.parts = fitting(self.acc, self.net, self.opt, micro, self.recipe, n, self.parts)
         self.meter.add(loss, n, *seen)
         self.step += 1
@@ -419,7 +445,7 @@ def train(
         run.checkpoint()
     return finished(run, why, chance)
 
-# %% ../nbs/13_training.ipynb #c58600bb
+# %% ../nbs/13_training.ipynb #6b30fefc
 def schedule(feed, recipe:Recipe):
     "Every update of a run in order: (epoch, number in the epoch, what it sees)"
     for epoch in range(10**6 if recipe.max_steps else recipe.epochs):
@@ -439,7 +465,9 @@ def finished(run:Run, why:str, chance:float|None)->list[dict]:
     row,stuck = best_row(run.log),collapsed(run.log, chance) if chance else ''
     if run.recipe.select=='best' and row and run.acc.is_main_process: run.best.put(row['step'], run.bare)
     kept = f"kept: the weights after {row['step']} updates ({row['dev']:.1f} on dev rows)" if run.recipe.select=='best' and row else ''
-    told = [*run.how['notes'], *[f"stopped after {run.step} of {run.total} updates: {why}"]*bool(why), *[stuck]*bool(stuck and not why),
+    idle = min(run.idle, default=0)
+    told = [*run.how['notes'], *[f"{idle} of {run.acc.num_processes} processes had nothing to do: an update has no more than {run.acc.num_processes-idle} of the groups of pairs that are told apart together, and none is cut"]*bool(idle),
+        *[f"stopped after {run.step} of {run.total} updates: {why}"]*bool(why), *[stuck]*bool(stuck and not why),
         *[f"updates were cut into {run.parts} forward passes: memory"]*(run.parts>1), *[kept]*bool(kept)]
     if run.log: run.log[-1] |= dict(precision=run.how['precision'], told=told)
     if run.acc.trackers: run.acc.end_training()

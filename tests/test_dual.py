@@ -1,0 +1,171 @@
+"""Dual encoders: one encoder for queries and for answers, trained for LAReQA and Mewsli-X, from rows to official folders."""
+import json
+import math
+import os
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from xstilts.config import settings
+from xstilts.data import load, train_rows
+from xstilts.export import export_cell
+from xstilts.heads import Net, backbone, new_encoder
+from xstilts.metrics import score
+from xstilts.prediction import read_predictions
+from xstilts.retrieval import embed_dual, rank_answers, searchable
+from xstilts.sources import usable
+from xstilts.stages import Cell, _stage_key, data_print, load_encoder, predict_cell, prediction_key, run_cell, run_stage, score_key, stages, told_of_data
+from xstilts.store import place, read_json
+from xstilts.submission import score_folder
+from xstilts.tasks import tasks
+from xstilts.tokens import encode_dual, query_answer, sentences
+from xstilts.training import Recipe, TaskFeed, train
+
+mirror = pytest.mark.skipif(not settings().mirror.is_dir(), reason='no mirror of real data here: set XSTILTS_MIRROR')
+CITIES = dict(Berlin='Spree', Ulm='Danube', Bonn='Rhine', Turin='Po', Rome='Tiber', Cairo='Nile', Porto='Douro', Lyon='Rhone')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def store(tmp_path_factory):
+    os.environ['XSTILTS_ARTIFACTS'] = str(tmp_path_factory.mktemp('store'))
+    yield
+    del os.environ['XSTILTS_ARTIFACTS']
+
+
+def map20(net, tok, found): return score('mean_average_precision', rank_answers(found, embed_dual(net, 'lareqa', tok, found, 64, 24)))['map20']
+
+
+def test_a_toy_learns_and_is_found_again(tmp_path):
+    "The loss falls below that of guessing among eight, questions find their sentences, and weights from disk make the same vectors."
+    _, tok = load_encoder(None, 'mini')
+    rows = train_rows('mini', 'lareqa', 32)
+    net = Net(new_encoder(len(tok), layers=1, hidden=64, heads=2, max_length=64), [tasks['lareqa']])
+    found = searchable(rows)
+    before = map20(net, tok, found)
+    r = Recipe(lr=2e-3, epochs=15, batch_size=16, negatives=8, max_length=64, query_length=24, dropout=0., warmup=0., weight_decay=0., order='paper')
+    feed = TaskFeed(dict(lareqa=encode_dual(tok, rows, 64, 24)), r, 0, tok.pad_token_id, 2, duals=('lareqa',))
+    log = train(net, feed, r, 0, tmp_path/'work', log_every=2)
+    assert log[-1]['loss']<.5*math.log(8)<log[0]['loss'] and log[-1]['labels']==32
+    assert map20(net, tok, found)>before+20
+    net.encoder.save_pretrained(tmp_path/'backbone')
+    save_file({k: v.contiguous() for k, v in net.heads.state_dict().items()}, tmp_path/'heads.safetensors')
+    again = Net(backbone(str(tmp_path/'backbone')), [tasks['lareqa']])
+    again.heads.load_state_dict(load_file(tmp_path/'heads.safetensors'))
+    assert np.array_equal(*[embed_dual(o, 'lareqa', tok, found, 64, 24) for o in (net, again)])
+
+
+def test_negatives_are_those_of_the_group():
+    "The loss of an update is that of its groups, computed by hand; other pairs of the update do not count."
+    _, tok = load_encoder(None, 'mini')
+    rows = train_rows('mini', 'lareqa', 6)
+    net = Net(new_encoder(len(tok), layers=1, hidden=16, heads=2, max_length=64), [tasks['lareqa']]).eval()
+    enc = encode_dual(tok, rows, 64)
+    def loss(negatives):
+        feed = TaskFeed(dict(lareqa=enc), Recipe(batch_size=6, negatives=negatives, order='paper'), 0, tok.pad_token_id, 2, duals=('lareqa',))
+        (_, ix), = feed.epoch(0)
+        with torch.no_grad(): return [int(i)//2 for i in ix[::2]], sum(net(b, t)[0].item() for t, b in feed.micro(('lareqa', ix)))
+    found = [dict(o, id=str(i), gold_id=str(i)) for i, r in enumerate(rows) for o in (dict(side='query', text=query_answer(r)[0]), dict(side='candidate', text=query_answer(r)[1]))]
+    v = torch.from_numpy(embed_dual(net, 'lareqa', tok, found, 64))
+    for n in (2, 3, 6):
+        at, got = loss(n)
+        parts = [torch.tensor(at[i:i+n]) for i in range(0, 6, n)]
+        want = sum(torch.nn.functional.cross_entropy(100*v[0::2][p]@v[1::2][p].T, torch.arange(n), reduction='sum') for p in parts)
+        assert got==pytest.approx(float(want), rel=1e-4)
+
+
+def test_lareqa_of_the_miniature(tmp_path):
+    "A stage of its own, its weights read back, scores of both sides of the same folder; the plain encoder is another cell."
+    cell = Cell(model='random:mini', intermediate='none', target='lareqa', seed=0, settings=dict(eval_limit=10, languages='de en', target_train_limit=32, target_epochs=1))
+    res = read_json(run_cell(cell))
+    made = read_json(place('models', stages(cell)[-1].key)/'stage.json')
+    assert (made['kind'], made['tasks'], made['log'][-1]['total'], made['recipe']['negatives']) == ('target', ['lareqa'], 2, 4)
+    assert all('stuck at chance' in o for o in res['flags']) and not res['same_data']
+    stored = read_predictions(place('predictions', prediction_key(cell)), 'lareqa')
+    again = predict_cell(cell)
+    assert [o['pred'] for l in ('de', 'en') for o in stored[l]]==[o['pred'] for o in again]
+    assert all(len(o['gold'])==2 and len(o['pred'])==20 for o in again)
+    out = export_cell(cell, tmp_path/'out', part=True)
+    got = score_folder(out/'predictions', out/'labels', 'mini', langs='de en')['tasks']['lareqa']['languages']
+    for l in ('de', 'en'): assert got[l]['map20']==pytest.approx(res['scores'][l]['map20'], abs=1e-6)
+    plain = Cell(**{**vars(cell), 'settings': dict(eval_limit=10, languages='de en', dual=False)})
+    assert not stages(plain) and prediction_key(plain)!=prediction_key(cell)
+    assert 'the encoder as it is' in read_json(run_cell(plain))['flags'][0]
+    export_cell(plain, tmp_path/'plain', part=True)
+    assert 'dual: false' in (tmp_path/'plain'/'README.txt').read_text()
+
+
+def forget():
+    "What is remembered of rows within a process"
+    for o in (load, data_print, _stage_key): o.cache_clear()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    "Mewsli-X of eight cities in its published layout"
+    at = tmp_path/'folders'/'mewslix'
+    at.mkdir(parents=True)
+    def text(city): return f'She went home. Then {city} was far. It rained.'
+    def context(city, lang): return dict(document_id=f'd {city}', language=lang, text=text(city), sentence_spans=[dict(start=0, end=14), dict(start=15, end=15+len(f'Then {city} was far.'))])
+    def mention(city, name): return dict(example_id=f'{name} {city}', entity_id=f'Q {city}', mention_span=dict(start=20, end=20+len(city), text=city))
+    def entity(city): return dict(entity_id=f'Q {city}', title=city, description=f'{city} is a city on the {CITIES[city]}.', description_language='en', description_url='', sentence_spans=[dict(start=0, end=len(f'{city} is a city on the {CITIES[city]}.'))])
+    def write(name, rows): (at/f'{name}.jsonl').write_text(''.join(json.dumps(o)+'\n' for o in rows))
+    write('candidate_set_entities', map(entity, CITIES))
+    write('wikipedia_pairs-train', [dict(contextual_mention=dict(context=context(o, 'en'), mention=mention(o, 'train')), entity=entity(o)) for o in CITIES])
+    for split in ('dev', 'test'): write(f'wikinews_mentions-{split}', [dict(context=context(o, l), mentions=[mention(o, f'{split} {l}')]) for l in ('en', 'de') for o in CITIES])
+    monkeypatch.setenv('XSTILTS_FOLDERS', str(tmp_path/'folders'))
+    forget()
+    yield at
+    forget()
+
+
+def mewslix(**more): return Cell(model='random:mini', intermediate='none', target='mewslix', seed=0, data='hub', settings=dict(languages='de en', target_epochs=1, **more))
+
+
+def test_mewslix_from_a_folder(folder, tmp_path):
+    "Mentions of Wikipedia train, those of WikiNews are scored among all entities; the same number from the official folder."
+    res = read_json(run_cell(mewslix(target_negatives=2, target_eval_steps=1)))
+    assert {l: o['n'] for l, o in res['scores'].items()}==dict(de=8, en=8) and 0<res['scores']['de']['map20']<=100
+    made = read_json(place('models', res['stages'][-1])/'stage.json')
+    assert (made['recipe']['batch_size'], made['recipe']['max_length'], made['log'][-1]['labels'], 'dev' in made['log'][-1])==(32, 64, 8, True)
+    out = export_cell(mewslix(target_negatives=2, target_eval_steps=1), tmp_path/'out', part=True)
+    assert json.loads((out/'labels'/'mewslix'/'test-de.json').read_text())['test de Ulm']==['Q Ulm']
+    got = score_folder(out/'predictions', out/'labels', 'xtreme-r', langs='de en')['tasks']['mewslix']['languages']
+    for l in ('de', 'en'): assert got[l]['map20']==pytest.approx(res['scores'][l]['map20'], abs=1e-6)
+
+
+def test_mewslix_without_training_rows(folder):
+    "The file that lacks is named, and what can be done without it; then it is another measure, which is told."
+    (folder/'wikipedia_pairs-train.jsonl').unlink()
+    with pytest.raises(ValueError, match='mewslix: wikipedia_pairs-train.jsonl is not there; .*`dual: false` scores the encoder without this training'): score_key(mewslix())
+    res = read_json(run_cell(mewslix(dual=False)))
+    assert res['stages']==[] and 'another measure than XTREME-R' in res['flags'][0]
+
+
+def test_rows_that_are_no_pairs(folder):
+    "Development rows have no answers beside them; an empty description is found before training."
+    with pytest.raises(ValueError, match='a dual encoder trains on questions with their context and answers, or on rows with `text` and `answer`'): run_stage(stages(mewslix(target_train_from='dev'))[-1])
+    with pytest.raises(ValueError, match='answer is empty'): usable('mewslix', 'train', [dict(id='1', text='x', side='query', gold_id='y', cluster='z', answer=' ')], 'here')
+
+
+@mirror
+def test_sentences_are_those_of_lareqa():
+    "Where answers of English XQuAD stand, the rule cuts as LAReQA's own annotation does, nearly always."
+    rows = load('mirror', 'lareqa', 'test', 'en')
+    gold = {o['id']: o['text'] for o in rows if o['side']=='candidate'}
+    contexts = {o['cluster']: o['context'] for o in rows if o['side']=='candidate'}
+    asked = [o for o in rows if o['side']=='query']
+    ours = {k: {v[a:b] for a, b in sentences(v)} for k, v in contexts.items()}
+    right = sum(gold[o['gold_id']].strip() in ours[o['cluster']] for o in asked)
+    assert len(asked)==1190 and right/len(asked)>.98
+
+
+@mirror
+def test_lareqa_of_the_mirror():
+    "Trained on SQuAD, none of whose training paragraphs is in the test; on its development set all of them are, and that is told."
+    def cell(**more): return Cell(model='random:mini', intermediate='none', target='lareqa', seed=0, data='mirror', settings=dict(eval_limit=4, languages='en zh', target_train_limit=16, target_epochs=1, **more))
+    res = read_json(run_cell(cell()))
+    assert set(res['scores'])=={'en', 'zh'} and all('stuck at chance' in o for o in res['flags'])
+    assert all(o['context'].startswith(o['text'][:5]) or o['text'] in o['context'] for o in cell().rows('en') if o['side']=='candidate')
+    told = told_of_data(Cell(**{**vars(cell()), 'settings': dict(eval_limit=4, languages='en', target_train_from='dev')}))
+    assert told[0]=='squad_v1 is trained on its dev split (dev)' and told[1].startswith('test items among the training rows of squad_v1: en ')
