@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['ALL', 'CELL_KEYS', 'HEADS', 'PHASES', 'RECIPES', 'MLM_DOCUMENTS', 'SAID', 'Intermediate', 'intermediate',
-           'setting_names', 'Cell', 'recipe', 'Stage', 'unusual', 'device_kind', 'width', 'n_devices', 'data_print',
-           'start_print', 'stages', 'pretraining', 'load_encoder', 'tokens', 'train_stage', 'on_dev', 'more_text',
-           'make_stage', 'run_stage', 'stage_of', 'launched', 'describe', 'circumstances', 'prediction_key',
-           'score_key', 'layer_of', 'predict_cell', 'run_cell', 'score_cell', 'told_of_data']
+           'setting_names', 'Cell', 'recipe', 'Stage', 'unusual', 'device_kind', 'width', 'n_devices', 'sharding',
+           'data_print', 'start_print', 'stages', 'pretraining', 'load_encoder', 'tokens', 'train_stage', 'on_dev',
+           'more_text', 'make_stage', 'run_stage', 'stage_of', 'launched', 'describe', 'circumstances',
+           'prediction_key', 'score_key', 'layer_of', 'predict_cell', 'run_cell', 'score_cell', 'told_of_data']
 
-# %% ../nbs/31_stages.ipynb #001ba489
+# %% ../nbs/31_stages.ipynb #c20a79b4
 import json,os,platform,subprocess,sys,time
 from dataclasses import asdict,dataclass,field,replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from .config import ORIGINS,choose,revision,unknown
+from .config import ORIGINS,choose,revision,settings,unknown
 from .data import langs,left_out,overlap,part,row_print,source_print,splits,task_of,test_rows,train_from,train_rows
 from .languages import languages
 from .metrics import metrics,score
@@ -188,12 +188,12 @@ def device_kind()->str:
     import torch
     return torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'
 
-# %% ../nbs/31_stages.ipynb #f10f56a9
+# %% ../nbs/31_stages.ipynb #2ffc3a22
 def _computed(s)->str:
-    "The kind of device, the number of them, and bfloat16 where a processor is fast in it and the recipe leaves it to the machine"
+    "The kind of device, bfloat16 where a processor is fast in it and the recipe leaves it to the machine, and the number of processes with what each holds of the weights: sums over them end in other last digits"
     from xstilts.training import precise
     kind,hidden = device_kind(),s.shape.hidden if s.shape else width(s.model)
-    return kind+' bfloat16'*(kind=='cpu' and s.recipe.precision=='auto' and precise(s.recipe, hidden)=='bfloat16')+(f' x{n_devices()}' if n_devices()>1 else '')
+    return kind+' bfloat16'*(kind=='cpu' and s.recipe.precision=='auto' and precise(s.recipe, hidden)=='bfloat16')+(f' x{n_devices()}' if n_devices()>1 else '')+' fsdp'*(sharding()=='fsdp')
 
 def width(name:str)->int:
     "Units of a model's hidden states: of our own from its row, of a folder from its config.json; encoders of a hub are not small"
@@ -206,11 +206,16 @@ def width(name:str)->int:
     return found.get('hidden_size') or found.get('d_model') or SMALL
 
 def n_devices()->int:
-    "How many processes a training runs on: XSTILTS_DEVICES, else one per GPU, else one"
+    "How many processes a training runs on: `devices` of the settings, else one per GPU, else one"
     import torch
-    given = os.environ.get('XSTILTS_DEVICES', '')
-    if given and not (given.isdigit() and int(given)): raise ValueError(f"XSTILTS_DEVICES is {given!r}: a number of processes from 1 wanted")
-    return int(given or torch.cuda.device_count() or 1)
+    given,gpus = settings().devices,torch.cuda.device_count()
+    there = gpus or os.cpu_count()
+    if given and given>there: raise ValueError(f"devices is {given}, and this machine has {there} {'GPU' if gpus else 'core'}{'s'*(there>1)}: say at most that in settings.ini or XSTILTS_DEVICES, or nothing for one process per GPU")
+    return given or gpus or 1
+
+def sharding()->str:
+    "What each process holds of the weights it trains, a row of `config.SHARDING`; with one process all of them"
+    return settings().sharding if n_devices()>1 else 'none'
 
 # %% ../nbs/31_stages.ipynb #b2532f41
 @lru_cache(maxsize=None)
@@ -292,7 +297,7 @@ def tokens(
     try: return Encoded.load(at)
     except (ValueError,OSError,EOFError) as e: raise ValueError(f"tokens/{k} in the store is damaged: delete that folder, it is made again ({str(e)[:120]})") from e
 
-# %% ../nbs/31_stages.ipynb #0ce3288c
+# %% ../nbs/31_stages.ipynb #f3c30941
 def train_stage(stage:Stage, folder:Path, report=None):
     "Train; the network, the tokenizer and the log"
     import torch
@@ -308,13 +313,13 @@ def train_stage(stage:Stage, folder:Path, report=None):
     learnt = {o: task_of(stage.data, part(o).task) for o in stage.tasks}
     heads = {o.name: o for o in learnt.values()}.values()
     net = TextNet(encoder, heads) if stage.head else Net(encoder, heads, dropout=r.dropout, mlm=r.mlm_rate>0, pooled=model(stage.model).pooled)
-    if torch.cuda.is_available(): net = net.cuda()
+    if torch.cuda.is_available() and n_devices()<2: net = net.cuda()  # of several processes each finds its device itself, and sharded weights are on none as a whole
     rows = lambda o, n=r.train_limit: train_rows(stage.data, o, n, r.train_from, r.match)
     sets = {o: tokens(tok, t, lambda: rows(o), data_print(stage.data, o, r.train_limit, given=r.train_from, match=r.match), r, stage.head) for o,t in learnt.items()}
     groups = {o: len(rows(o, 1)[0]['choices']) for o,t in learnt.items() if t.kind=='choice'}
     feed = (TextFeed if stage.head else TaskFeed)(sets, r, stage.seed, tok.pad_token_id, first_position(encoder), groups, {o: t.name for o,t in learnt.items()})
     chance = chance_loss(*[(t.kind,sets[o]) for o,t in learnt.items()][0]) if len(learnt)==1 and not r.mlm_rate and not stage.head else None
-    more = dict(evaluate=on_dev(stage, tok, learnt) if r.eval_steps else None, chance=chance, trackers=trackers_of(os.environ.get('XSTILTS_TRACKERS', '')))
+    more = dict(evaluate=on_dev(stage, tok, learnt) if r.eval_steps else None, chance=chance, trackers=trackers_of(settings().trackers))
     return net, tok, train(net, more_text(stage, feed, tok, first_position(encoder)), r, stage.seed, folder, report, **more)
 
 # %% ../nbs/31_stages.ipynb #4321c8e6
@@ -345,25 +350,29 @@ def more_text(stage, feed, tok, first):
     shape = Shape(langs=r.mlm_languages or ' '.join(m.langs), origin=stage.data, documents=MLM_DOCUMENTS, tlm_rate=0., replace='0', mask=.15, answer_mask=.15, rows=r.batch_size, row_length=r.max_length, seed=stage.seed)
     return WithMLM(feed, LMFeed(corpus_of(shape), tok, shape, r, first), r.mlm_rate, stage.seed)
 
-# %% ../nbs/31_stages.ipynb #6a7c0cb8
+# %% ../nbs/31_stages.ipynb #85401b10
 def make_stage(stage:Stage, work:Path, to:Path, report=None):
     "Train a stage and write its folder; checkpoints stand in `work`"
     from safetensors.torch import save_file
+    from xstilts.training import first,whole
     began = time.monotonic()
     net,tok,log = train_stage(stage, work, report)
-    if int(os.environ.get('RANK', 0)): return
-    net.encoder.save_pretrained(to/'backbone')
+    encoder,heads = whole(net.encoder.state_dict()),whole(net.heads.state_dict())
+    if not first(): return
+    net.encoder.save_pretrained(to/'backbone', state_dict=encoder)
     tok.save_pretrained(to/'backbone')
-    save_file({k: v.contiguous() for k,v in net.heads.state_dict().items()}, to/'heads.safetensors')
-    write_json(to/'stage.json', describe(stage)|dict(log=log, told=log[-1].get('told', []), seconds=round(time.monotonic()-began, 2), **circumstances()))
+    save_file(heads, to/'heads.safetensors')
+    write_json(to/'stage.json', describe(stage)|dict(devices=n_devices(), sharding=sharding(), log=log, told=log[-1].get('told', []), seconds=round(time.monotonic()-began, 2), **circumstances()))
     (to/'log.jsonl').write_text(''.join(f'{json.dumps(o)}\n' for o in log))
 
-# %% ../nbs/31_stages.ipynb #a298b7e0
+# %% ../nbs/31_stages.ipynb #96f5a2ac
 def run_stage(stage:Stage, report=None)->Path:
     "The model folder of a stage: found in the store, or made together with the parents it lacks, in this process or over several"
     import shutil
+    from xstilts.training import possible
     to = place('models', stage.key)
     if to.exists(): return to
+    possible(stage.recipe, n_devices())
     if stage.parent: run_stage(stage.parent, report)
     with lock(stage.key):
         if to.exists(): return to
@@ -374,7 +383,7 @@ def run_stage(stage:Stage, report=None)->Path:
         shutil.rmtree(work, ignore_errors=True)
     return to
 
-# %% ../nbs/31_stages.ipynb #196b8735
+# %% ../nbs/31_stages.ipynb #593216ae
 def stage_of(spec:dict)->Stage:
     "A stage from what `asdict` made of it"
     made = dict(recipe=spec['recipe'] and Recipe(**spec['recipe']), parent=spec['parent'] and stage_of(spec['parent']), shape=spec['shape'] and Shape(**spec['shape']), tasks=tuple(spec['tasks']))
@@ -388,7 +397,7 @@ def launched(stage:Stage, work:Path, to:Path, report=None):
     import torch
     n,gpu = n_devices(),torch.cuda.is_available()
     how = ['accelerate.commands.launch', '--multi_gpu', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '--num_processes', str(n), '--main_process_port', '0'] if gpu else ['torch.distributed.run', '--standalone', '--nproc-per-node', str(n)]
-    env = os.environ|dict(OMP_NUM_THREADS=str(stage.recipe.threads), **({} if gpu else dict(ACCELERATE_USE_CPU='true')))
+    env = os.environ|dict(OMP_NUM_THREADS=str(stage.recipe.threads), XSTILTS_DEVICES=str(n), XSTILTS_SHARDING=sharding(), **({} if gpu else dict(ACCELERATE_USE_CPU='true')))
     tail = []
     with subprocess.Popen([sys.executable, '-m', *how, '-m', 'xstilts.stages', str(work/'spec.json')], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env) as p:
         for o in p.stdout:
