@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['ALL', 'CELL_KEYS', 'HEADS', 'PHASES', 'RECIPES', 'MLM_DOCUMENTS', 'SAID', 'Intermediate', 'intermediate',
-           'setting_names', 'Cell', 'recipe', 'Stage', 'unusual', 'device_kind', 'width', 'n_devices', 'data_print',
-           'start_print', 'stages', 'pretraining', 'load_encoder', 'tokens', 'train_stage', 'on_dev', 'more_text',
-           'make_stage', 'run_stage', 'stage_of', 'launched', 'describe', 'circumstances', 'prediction_key',
-           'score_key', 'layer_of', 'predict_cell', 'ranked', 'run_cell', 'score_cell', 'told_of_data']
+           'setting_names', 'Cell', 'recipe', 'Stage', 'unusual', 'device_kind', 'width', 'n_devices', 'sharding',
+           'data_print', 'start_print', 'stages', 'pretraining', 'load_encoder', 'tokens', 'train_stage', 'on_dev',
+           'more_text', 'make_stage', 'run_stage', 'stage_of', 'launched', 'describe', 'circumstances',
+           'prediction_key', 'score_key', 'layer_of', 'predict_cell', 'run_cell', 'score_cell', 'told_of_data']
 
-# %% ../nbs/31_stages.ipynb #6717bc91
+# %% ../nbs/31_stages.ipynb #c20a79b4
 import json,os,platform,subprocess,sys,time
 from dataclasses import asdict,dataclass,field,replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from .config import ORIGINS,choose,revision,unknown
+from .config import ORIGINS,choose,revision,settings,unknown
 from .data import langs,left_out,overlap,part,row_print,source_print,splits,task_of,test_rows,train_from,train_rows
 from .languages import languages
 from .metrics import metrics,score
@@ -26,7 +26,7 @@ from .sources import covered,has_folder,split_note
 from .store import VERSIONS,check_sealed,key,lock,place,read_json,seal,whole_folder,write_json
 from .tasks import NINE,SUITES,dev_task,same_data,tasks,train_task
 from .text2text import INPUT,told,ways
-from .training import RECIPE_KEYS,Recipe,told_apart
+from .training import RECIPE_KEYS,Recipe
 
 # %% ../nbs/31_stages.ipynb #ddb79b0c
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +63,8 @@ def _check_part(text, whole):
     for l in p.langs: choose('language', l, languages)
     if whole.count(text)>1 and [o for step in whole.split('..') for o in step.split('+')].count(text)>1: raise ValueError(f"{text} is there twice in {whole!r}")
 
-# %% ../nbs/31_stages.ipynb #17515ad7
-CELL_KEYS = ('eval_limit','eval_split','languages','layer','head','dual')
+# %% ../nbs/31_stages.ipynb #c5ff18fe
+CELL_KEYS = ('eval_limit','eval_split','languages','layer','head')
 HEADS = ('encoder','text2text')  # what answers: our heads on an encoder, or a model that writes (`text2text`)
 PHASES = ('pretrain','intermediate','target')
 
@@ -73,7 +73,7 @@ def setting_names()->tuple[str,...]:
     stage = [f'{p}_{k}' for p in PHASES[1:] for k in (*RECIPE_KEYS,'recipe')]+[f'pretrain_{k}' for k in dict.fromkeys((*SHAPE_KEYS, *RECIPE_KEYS))]
     return (*CELL_KEYS, *stage)
 
-# %% ../nbs/31_stages.ipynb #8bd532b4
+# %% ../nbs/31_stages.ipynb #40eb1d09
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     "One combination: what it is trained on, predicted on and scored on"
@@ -106,15 +106,13 @@ class Cell:
         return test_rows(self.data, self.target, lang, self.settings.get('eval_limit', 0), split or self.split)
     def print(self, lang:str)->str: return data_print(self.data, self.target, self.settings.get('eval_limit', 0), self.split, lang)
     @property
-    def trained(self)->bool: return tasks[self.target].trained and (not tasks[self.target].dual or self.settings.get('dual', True))  # in phase 3
-    @property
-    def same_data(self)->bool: return self.trained and any(same_data(o, self.target) for o in intermediate(self.intermediate).parts)
+    def same_data(self)->bool: return any(same_data(o, self.target) for o in intermediate(self.intermediate).parts)
     @property
     def name(self)->str: return f'{self.model} {self.intermediate} {self.target} s{self.seed}'
     @property
     def baseline(self)->'Cell': return replace(self, intermediate='none', settings={k: v for k,v in self.settings.items() if not k.startswith('intermediate_')})
 
-# %% ../nbs/31_stages.ipynb #14928bb8
+# %% ../nbs/31_stages.ipynb #1a12f48f
 def _check(c):
     "Every field of a cell, before any data is read"
     choose('data origin', c.data, ORIGINS)
@@ -127,9 +125,8 @@ def _check(c):
     if not isinstance(c.seed, int) or c.seed<0: raise ValueError(f"seed must be a whole number from 0, not {c.seed!r}")
     for k in c.settings: choose('setting', k, setting_names())
     if choose('head', c.head, HEADS)=='text2text': _check_text(c, inter)
-    if not isinstance(c.settings.get('dual', True), bool): raise ValueError(f"dual is true (LAReQA and Mewsli-X train a dual encoder) or false (they score the encoder as it is), not {c.settings['dual']!r}")
     for p in PHASES[1:]: recipe(c, p)
-    for p,o in [('intermediate', x) for x in inter.parts]+[('target', c.target)]*c.trained:
+    for p,o in [('intermediate', x) for x in inter.parts]+[('target', c.target)]*tasks[c.target].trained:
         split = train_from(recipe(c, p).train_from, o)
         if split==c.split and train_task(o)==c.target: raise ValueError(f"{p}_train_from: {c.target} is trained on its {split} split and scored on it (eval_split: {c.split}); choose another split for one of them")
     choose(f'eval_split of {c.target} in {c.data}', c.split, splits(c.data, c.target) if c.target!='bucc2018' else tuple(o for o in splits(c.data, c.target) if o!='dev'))
@@ -141,24 +138,20 @@ def _check_text(c, inter):
     for o in dict.fromkeys((*inter.parts, c.target)): ways(o)
     if any(c.settings.get(f'{p}_mlm_rate') for p in PHASES[1:]): raise ValueError("head text2text has no masked language modelling: leave mlm_rate at 0")
 
-# %% ../nbs/31_stages.ipynb #80255f8e
+# %% ../nbs/31_stages.ipynb #5e45e32c
 _XTREME = dict(lr=2e-5, epochs=5, batch_size=32, max_length=128, warmup=0., weight_decay=0.)
 _XTREME_QA = dict(lr=3e-5, epochs=3, batch_size=32, max_length=384, warmup_steps=500, weight_decay=1e-4)
-_DUAL = dict(warmup=0., weight_decay=0., order='paper')  # train_lareqa.sh, train_mewslix.sh: XTREME-R's is the only published recipe; what is told apart is drawn at random, not by length
-RECIPES = MappingProxyType(dict(jiant=dict(lareqa=_DUAL, mewslix=_DUAL), xtreme=dict(lareqa=_DUAL|dict(lr=2e-5), mewslix=_DUAL, mnli=_XTREME, pawsx=_XTREME, copa=_XTREME, siqa=_XTREME, udpos=_XTREME|dict(epochs=10), panx=_XTREME|dict(epochs=10), squad_v1=_XTREME_QA, tydiqa=_XTREME_QA)))
+RECIPES = MappingProxyType(dict(jiant={}, xtreme=dict(mnli=_XTREME, pawsx=_XTREME, copa=_XTREME, siqa=_XTREME, udpos=_XTREME|dict(epochs=10), panx=_XTREME|dict(epochs=10), squad_v1=_XTREME_QA, tydiqa=_XTREME_QA)))
 
 def recipe(cell:Cell, phase:str)->Recipe:
     "The settings a stage of a cell trains with"
     m,t = model(cell.model),tasks[cell.target if phase=='target' else (intermediate(cell.intermediate).parts or (cell.target,))[0]]
     named = choose('recipe', cell.settings.get(f'{phase}_recipe', 'jiant'), RECIPES)
     given = {k.removeprefix(f'{phase}_'): v for k,v in cell.settings.items() if k.startswith(f'{phase}_') and k.removeprefix(f'{phase}_') in RECIPE_KEYS}
-    cap = 128 if m.family=='mini' else 10**6
-    base = dict(lr=m.lr if phase=='target' else m.intermediate_lr, epochs=t.epochs, batch_size=t.batch_size, max_length=INPUT if cell.head=='text2text' else min(t.max_length, cap), negatives=t.negatives, query_length=min(t.query_length, cap),
+    base = dict(lr=m.lr if phase=='target' else m.intermediate_lr, epochs=t.epochs, batch_size=t.batch_size, max_length=INPUT if cell.head=='text2text' else min(t.max_length, 128 if m.family=='mini' else 10**6),
         dropout=m.dropout, freeze=m.freeze, reset_positions=m.reset_positions, optimiser=m.optimiser, schedule='constant' if m.family=='mt5' else 'linear')  # mT5's authors hold the rate (arXiv 2010.11934)
-    try: res = Recipe(**base|named.get(t.name, named.get(train_task(t.name), {}))|given)
+    try: return Recipe(**base|named.get(train_task(t.name), {})|given)
     except TypeError as e: raise ValueError(f"a setting of {phase} has the wrong type: {given} ({e})") from e
-    if t.dual: told_apart(res)
-    return res
 
 # %% ../nbs/31_stages.ipynb #0d189c39
 @dataclass(frozen=True, kw_only=True)
@@ -195,12 +188,12 @@ def device_kind()->str:
     import torch
     return torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'
 
-# %% ../nbs/31_stages.ipynb #f10f56a9
+# %% ../nbs/31_stages.ipynb #2ffc3a22
 def _computed(s)->str:
-    "The kind of device, the number of them, and bfloat16 where a processor is fast in it and the recipe leaves it to the machine"
+    "The kind of device, bfloat16 where a processor is fast in it and the recipe leaves it to the machine, and the number of processes with what each holds of the weights: sums over them end in other last digits"
     from xstilts.training import precise
     kind,hidden = device_kind(),s.shape.hidden if s.shape else width(s.model)
-    return kind+' bfloat16'*(kind=='cpu' and s.recipe.precision=='auto' and precise(s.recipe, hidden)=='bfloat16')+(f' x{n_devices()}' if n_devices()>1 else '')
+    return kind+' bfloat16'*(kind=='cpu' and s.recipe.precision=='auto' and precise(s.recipe, hidden)=='bfloat16')+(f' x{n_devices()}' if n_devices()>1 else '')+' fsdp'*(sharding()=='fsdp')
 
 def width(name:str)->int:
     "Units of a model's hidden states: of our own from its row, of a folder from its config.json; encoders of a hub are not small"
@@ -213,11 +206,16 @@ def width(name:str)->int:
     return found.get('hidden_size') or found.get('d_model') or SMALL
 
 def n_devices()->int:
-    "How many processes a training runs on: XSTILTS_DEVICES, else one per GPU, else one"
+    "How many processes a training runs on: `devices` of the settings, else one per GPU, else one"
     import torch
-    given = os.environ.get('XSTILTS_DEVICES', '')
-    if given and not (given.isdigit() and int(given)): raise ValueError(f"XSTILTS_DEVICES is {given!r}: a number of processes from 1 wanted")
-    return int(given or torch.cuda.device_count() or 1)
+    given,gpus = settings().devices,torch.cuda.device_count()
+    there = gpus or os.cpu_count()
+    if given and given>there: raise ValueError(f"devices is {given}, and this machine has {there} {'GPU' if gpus else 'core'}{'s'*(there>1)}: say at most that in settings.ini or XSTILTS_DEVICES, or nothing for one process per GPU")
+    return given or gpus or 1
+
+def sharding()->str:
+    "What each process holds of the weights it trains, a row of `config.SHARDING`; with one process all of them"
+    return settings().sharding if n_devices()>1 else 'none'
 
 # %% ../nbs/31_stages.ipynb #b2532f41
 @lru_cache(maxsize=None)
@@ -238,14 +236,14 @@ def start_print(name)->str:
     if not list(f.glob('*.safetensors')): raise ValueError(f"model {name}: its folder has no .safetensors file; pickled weights are not read")
     return kind+hashlib.blake2b(b''.join(o.read_bytes() for o in sorted(f.glob('*')) if o.suffix in ('.safetensors','.json') and o.name!='stage.json'), digest_size=8).hexdigest()
 
-# %% ../nbs/31_stages.ipynb #394b4e5e
+# %% ../nbs/31_stages.ipynb #7f1c1c99
 def stages(cell:Cell)->list[Stage]:
     "The trainings a cell needs, in order; none for retrieval with a published encoder"
     m,inter,res = model(cell.model),intermediate(cell.intermediate),[]
     if m.pretrain is not None: res.append(pretraining(cell))
     common = dict(model=cell.model, data=cell.data, seed=cell.seed, head='' if cell.head=='encoder' else cell.head)
     for step in inter.steps: res.append(Stage(kind='intermediate', tasks=step, recipe=recipe(cell, 'intermediate'), parent=res[-1] if res else None, **common))
-    if cell.trained: res.append(Stage(kind='target', tasks=(cell.target,), recipe=recipe(cell, 'target'), parent=res[-1] if res else None, **dict(common)))
+    if tasks[cell.target].trained: res.append(Stage(kind='target', tasks=(cell.target,), recipe=recipe(cell, 'target'), parent=res[-1] if res else None, **dict(common)))
     return res
 
 def pretraining(cell:Cell)->Stage:
@@ -276,7 +274,7 @@ def load_encoder(stage:'Stage|None', name:str, dropout:float=0., max_length:int=
     fits(*res, name, max_length)
     return res
 
-# %% ../nbs/31_stages.ipynb #b9f6554c
+# %% ../nbs/31_stages.ipynb #77803b5d
 def tokens(
     tok, task,       # a `tasks.Task`
     rows,            # called for the rows where the store does not have them
@@ -287,21 +285,19 @@ def tokens(
     "Rows as ids, from the store or put there"
     import hashlib
     from xstilts.text2text import encode_text
-    from xstilts.tokens import Encoded,encode,encode_dual
+    from xstilts.tokens import Encoded,encode
     vocabulary = hashlib.blake2b(tok.backend_tokenizer.to_str().encode(), digest_size=8).hexdigest()
-    k = key('tokens', task.name, rows=prints, tokenizer=vocabulary, max_length=recipe.max_length, reset=recipe.reset_positions, **({'head': head} if head else {}), **({'query': recipe.query_length} if task.dual else {}))
-    def made():
-        if head: return encode_text(tok, rows(), task, recipe.max_length)
-        return encode_dual(tok, rows(), recipe.max_length, recipe.query_length) if task.dual else encode(tok, rows(), task, recipe.max_length, recipe.reset_positions)
+    k = key('tokens', task.name, rows=prints, tokenizer=vocabulary, max_length=recipe.max_length, reset=recipe.reset_positions, **({'head': head} if head else {}))
     at = place('tokens', k)
     if not at.exists():
         with lock(k):
             if not at.exists():
-                with whole_folder(at) as d: made().save(d)
+                made = encode_text(tok, rows(), task, recipe.max_length) if head else encode(tok, rows(), task, recipe.max_length, recipe.reset_positions)
+                with whole_folder(at) as d: made.save(d)
     try: return Encoded.load(at)
     except (ValueError,OSError,EOFError) as e: raise ValueError(f"tokens/{k} in the store is damaged: delete that folder, it is made again ({str(e)[:120]})") from e
 
-# %% ../nbs/31_stages.ipynb #68966dfe
+# %% ../nbs/31_stages.ipynb #f3c30941
 def train_stage(stage:Stage, folder:Path, report=None):
     "Train; the network, the tokenizer and the log"
     import torch
@@ -317,34 +313,29 @@ def train_stage(stage:Stage, folder:Path, report=None):
     learnt = {o: task_of(stage.data, part(o).task) for o in stage.tasks}
     heads = {o.name: o for o in learnt.values()}.values()
     net = TextNet(encoder, heads) if stage.head else Net(encoder, heads, dropout=r.dropout, mlm=r.mlm_rate>0, pooled=model(stage.model).pooled)
-    if torch.cuda.is_available(): net = net.cuda()
+    if torch.cuda.is_available() and n_devices()<2: net = net.cuda()  # of several processes each finds its device itself, and sharded weights are on none as a whole
     rows = lambda o, n=r.train_limit: train_rows(stage.data, o, n, r.train_from, r.match)
     sets = {o: tokens(tok, t, lambda: rows(o), data_print(stage.data, o, r.train_limit, given=r.train_from, match=r.match), r, stage.head) for o,t in learnt.items()}
     groups = {o: len(rows(o, 1)[0]['choices']) for o,t in learnt.items() if t.kind=='choice'}
-    duals = {} if stage.head else dict(duals=tuple(o for o,t in learnt.items() if t.dual))
-    feed = (TextFeed if stage.head else TaskFeed)(sets, r, stage.seed, tok.pad_token_id, first_position(encoder), groups, {o: t.name for o,t in learnt.items()}, **duals)
-    chance = chance_loss(*[(t.kind,sets[o]) for o,t in learnt.items()][0], r.negatives or r.batch_size) if len(learnt)==1 and not r.mlm_rate and not stage.head else None
-    more = dict(evaluate=on_dev(stage, tok, learnt) if r.eval_steps else None, chance=chance, trackers=trackers_of(os.environ.get('XSTILTS_TRACKERS', '')))
+    feed = (TextFeed if stage.head else TaskFeed)(sets, r, stage.seed, tok.pad_token_id, first_position(encoder), groups, {o: t.name for o,t in learnt.items()})
+    chance = chance_loss(*[(t.kind,sets[o]) for o,t in learnt.items()][0]) if len(learnt)==1 and not r.mlm_rate and not stage.head else None
+    more = dict(evaluate=on_dev(stage, tok, learnt) if r.eval_steps else None, chance=chance, trackers=trackers_of(settings().trackers))
     return net, tok, train(net, more_text(stage, feed, tok, first_position(encoder)), r, stage.seed, folder, report, **more)
 
-# %% ../nbs/31_stages.ipynb #a0a099cd
+# %% ../nbs/31_stages.ipynb #4321c8e6
 def on_dev(stage, tok, learnt):
     "A function that scores a network on English dev rows, the mean over the tasks of the stage; what trains cannot select"
     from xstilts.prediction import predict
-    from xstilts.retrieval import searchable
     from xstilts.text2text import predict_text
+    say = predict_text if stage.head else predict
     r,sets = stage.recipe,[]
-    def say(net, t, rows, enc):
-        if t.dual: return ranked(net, tok, t, rows, r)
-        return (predict_text if stage.head else predict)(net, tok, t, rows, enc=enc)
     for t in learnt.values():
         by = dev_task(t.name)
         if train_from(r.train_from, t.name)=='dev': raise ValueError(f"eval_steps: {t.name} is trained on its dev split (train_from), so there is nothing to select on; leave eval_steps out")
         rows = test_rows(stage.data, by, 'en', r.eval_rows, 'dev')
-        if t.dual: sets.append((t, searchable(rows), None))
-        else: sets.append((t, rows, tokens(tok, t, lambda: rows, [data_print(stage.data, by, r.eval_rows, 'dev')], r, stage.head)))
+        sets.append((t, rows, tokens(tok, t, lambda: rows, [data_print(stage.data, by, r.eval_rows, 'dev')], r, stage.head)))
     def evaluate(net):
-        found = [score(t.metric, say(net, t, rows, enc))[metrics[t.metric].main] for t,rows,enc in sets]
+        found = [score(t.metric, say(net, tok, t, rows, enc=enc))[metrics[t.metric].main] for t,rows,enc in sets]
         return sum(found)/len(found)
     return evaluate
 
@@ -359,25 +350,29 @@ def more_text(stage, feed, tok, first):
     shape = Shape(langs=r.mlm_languages or ' '.join(m.langs), origin=stage.data, documents=MLM_DOCUMENTS, tlm_rate=0., replace='0', mask=.15, answer_mask=.15, rows=r.batch_size, row_length=r.max_length, seed=stage.seed)
     return WithMLM(feed, LMFeed(corpus_of(shape), tok, shape, r, first), r.mlm_rate, stage.seed)
 
-# %% ../nbs/31_stages.ipynb #6a7c0cb8
+# %% ../nbs/31_stages.ipynb #85401b10
 def make_stage(stage:Stage, work:Path, to:Path, report=None):
     "Train a stage and write its folder; checkpoints stand in `work`"
     from safetensors.torch import save_file
+    from xstilts.training import first,whole
     began = time.monotonic()
     net,tok,log = train_stage(stage, work, report)
-    if int(os.environ.get('RANK', 0)): return
-    net.encoder.save_pretrained(to/'backbone')
+    encoder,heads = whole(net.encoder.state_dict()),whole(net.heads.state_dict())
+    if not first(): return
+    net.encoder.save_pretrained(to/'backbone', state_dict=encoder)
     tok.save_pretrained(to/'backbone')
-    save_file({k: v.contiguous() for k,v in net.heads.state_dict().items()}, to/'heads.safetensors')
-    write_json(to/'stage.json', describe(stage)|dict(log=log, told=log[-1].get('told', []), seconds=round(time.monotonic()-began, 2), **circumstances()))
+    save_file(heads, to/'heads.safetensors')
+    write_json(to/'stage.json', describe(stage)|dict(devices=n_devices(), sharding=sharding(), log=log, told=log[-1].get('told', []), seconds=round(time.monotonic()-began, 2), **circumstances()))
     (to/'log.jsonl').write_text(''.join(f'{json.dumps(o)}\n' for o in log))
 
-# %% ../nbs/31_stages.ipynb #a298b7e0
+# %% ../nbs/31_stages.ipynb #96f5a2ac
 def run_stage(stage:Stage, report=None)->Path:
     "The model folder of a stage: found in the store, or made together with the parents it lacks, in this process or over several"
     import shutil
+    from xstilts.training import possible
     to = place('models', stage.key)
     if to.exists(): return to
+    possible(stage.recipe, n_devices())
     if stage.parent: run_stage(stage.parent, report)
     with lock(stage.key):
         if to.exists(): return to
@@ -388,7 +383,7 @@ def run_stage(stage:Stage, report=None)->Path:
         shutil.rmtree(work, ignore_errors=True)
     return to
 
-# %% ../nbs/31_stages.ipynb #196b8735
+# %% ../nbs/31_stages.ipynb #593216ae
 def stage_of(spec:dict)->Stage:
     "A stage from what `asdict` made of it"
     made = dict(recipe=spec['recipe'] and Recipe(**spec['recipe']), parent=spec['parent'] and stage_of(spec['parent']), shape=spec['shape'] and Shape(**spec['shape']), tasks=tuple(spec['tasks']))
@@ -402,7 +397,7 @@ def launched(stage:Stage, work:Path, to:Path, report=None):
     import torch
     n,gpu = n_devices(),torch.cuda.is_available()
     how = ['accelerate.commands.launch', '--multi_gpu', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '--num_processes', str(n), '--main_process_port', '0'] if gpu else ['torch.distributed.run', '--standalone', '--nproc-per-node', str(n)]
-    env = os.environ|dict(OMP_NUM_THREADS=str(stage.recipe.threads), **({} if gpu else dict(ACCELERATE_USE_CPU='true')))
+    env = os.environ|dict(OMP_NUM_THREADS=str(stage.recipe.threads), XSTILTS_DEVICES=str(n), XSTILTS_SHARDING=sharding(), **({} if gpu else dict(ACCELERATE_USE_CPU='true')))
     tail = []
     with subprocess.Popen([sys.executable, '-m', *how, '-m', 'xstilts.stages', str(work/'spec.json')], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env) as p:
         for o in p.stdout:
@@ -424,7 +419,7 @@ def circumstances()->dict:
     "Recorded with every result, part of no key"
     return dict(versions={o: version(o) for o in ('xstilts','torch','transformers','tokenizers','datasets','numpy')}, python=platform.python_version(), hardware=device_kind() if device_kind()!='cpu' else f'{platform.machine()} cpu')
 
-# %% ../nbs/31_stages.ipynb #a6f95d10
+# %% ../nbs/31_stages.ipynb #e15dec77
 def prediction_key(cell:Cell)->str:
     "Under which predictions are found"
     s = stages(cell)
@@ -437,12 +432,12 @@ def score_key(cell:Cell)->str:
 
 def layer_of(cell:Cell)->int|None:
     "The hidden state that embeds sentences; None for tasks that train"
-    if cell.trained: return None
+    if tasks[cell.target].trained: return None
     res = cell.settings.get('layer', model(cell.model).layer)
     if res is None: raise ValueError(f"model {cell.model} has no retrieval layer in its row: give `layer`, chosen on development data")
     return res
 
-# %% ../nbs/31_stages.ipynb #b3086cfa
+# %% ../nbs/31_stages.ipynb #1cacaa89
 def predict_cell(cell:Cell)->list[dict]:
     "Predictions of all languages of a cell from one loaded model"
     import torch
@@ -455,24 +450,18 @@ def predict_cell(cell:Cell)->list[dict]:
     encoder,tok = load_encoder(s[-1] if s else None, cell.model, head=s[-1].head if s else '')
     if torch.cuda.is_available(): encoder = encoder.cuda()
     t = task_of(cell.data, cell.target)
-    if not cell.trained: return _retrieve(cell, encoder, tok)
+    if not t.trained: return _retrieve(cell, encoder, tok)
     rows = [o for l in cell.langs for o in cell.rows(l)]
-    ids = lambda: tokens(tok, t, lambda: rows, [cell.print(l) for l in cell.langs], r, s[-1].head)
-    if s[-1].head: return predict_text(TextNet(encoder, [t]), tok, t, rows, enc=ids())
+    enc = tokens(tok, t, lambda: rows, [cell.print(l) for l in cell.langs], r, s[-1].head)
+    if s[-1].head: return predict_text(TextNet(encoder, [t]), tok, t, rows, enc=enc)
     net = Net(encoder, [t], pooled=model(cell.model).pooled).to(encoder.device)
     net.heads.load_state_dict(load_file(place('models', s[-1].key)/'heads.safetensors'))
     from xstilts.training import precise
-    precision = precise(r, encoder.config.hidden_size) if torch.cuda.is_available() else 'float32'
-    return ranked(net, tok, t, rows, r, precision) if t.dual else predict(net, tok, t, rows, enc=ids(), precision=precision)
+    return predict(net, tok, t, rows, enc=enc, precision=precise(r, encoder.config.hidden_size) if torch.cuda.is_available() else 'float32')
 
-def ranked(net, tok, task, rows, recipe:Recipe, precision:str='float32')->list[dict]:
-    "What a trained dual encoder finds for every query"
-    from xstilts.retrieval import embed_dual,rank_answers
-    return rank_answers(rows, embed_dual(net, task.name, tok, rows, recipe.max_length, recipe.query_length, precision=precision), shared=task.name=='mewslix')
-
-# %% ../nbs/31_stages.ipynb #0e492447
+# %% ../nbs/31_stages.ipynb #20a7c06d
 def _retrieve(cell, encoder, tok):
-    "Tatoeba and BUCC, LAReQA and Mewsli-X with `dual: false`: a layer as it is; BUCC's threshold comes from the dev pools"
+    "Tatoeba, BUCC and LAReQA: no training; BUCC's threshold comes from the dev pools"
     from xstilts.retrieval import embed,merge_duplicates,mined_rows,rank_answers,translate_pairs
     layer,mining,kept = layer_of(cell),cell.target in ('bucc2018','bucc2018_gold'),{}
     longest = min(tasks[cell.target].max_length, tok.model_max_length)
@@ -514,7 +503,7 @@ def run_cell(cell:Cell, report=None)->Path:
         write_json(to, dict(score_cell(cell, read_predictions(folder, cell.target)), stages=[o.key for o in s], seconds=round(time.monotonic()-began, 2), **circumstances()))
     return to
 
-# %% ../nbs/31_stages.ipynb #ec1433bb
+# %% ../nbs/31_stages.ipynb #95987cd3
 def score_cell(cell:Cell, predictions:dict[str,list[dict]])->dict:
     "Scores per language with flags; a missing language is an error"
     missing = [o for o in cell.langs if o not in predictions]
@@ -524,8 +513,7 @@ def score_cell(cell:Cell, predictions:dict[str,list[dict]])->dict:
     collapsed = [l for l in cell.langs if _one_class(cell.target, predictions[l])]
     told_in = [f'{o.name}: {x}' for o in stages(cell) for x in read_json(place('models', o.key)/'stage.json').get('told', ())]
     unread = [told([o for l in cell.langs for o in predictions[l]])] if cell.head=='text2text' else []
-    plain = [f"{cell.target}: the encoder as it is, which is another measure than XTREME-R's, whose encoders were trained for it (dual: false)"]*(tasks[cell.target].trained and not cell.trained)
-    flags = unread+plain+[f"collapsed: one class predicted in {' '.join(collapsed)}"]*bool(collapsed)+[split_note(cell.data, cell.target)]+told_in+told_of_data(cell)
+    flags = unread+[f"collapsed: one class predicted in {' '.join(collapsed)}"]*bool(collapsed)+[split_note(cell.data, cell.target)]+told_in+told_of_data(cell)
     flags = [o for o in flags if o]
     return dict(schema=1, key=score_key(cell), parents=[prediction_key(cell)], model=cell.model, intermediate=cell.intermediate, target=cell.target, seed=cell.seed,
         data=cell.data, settings=dict(cell.settings), same_data=cell.same_data, main=metrics[metric].main, scores=scores, flags=flags)

@@ -4,19 +4,22 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'PRECISIONS', 'SELECT', 'RECIPE_KEYS', 'SMALL', 'Steps', 'Recipe', 'rate', 'fast_bfloat16', 'precise',
-           'no_compiler', 'means', 'TaskFeed', 'told_apart', 'WithMLM', 'save_checkpoint', 'load_checkpoint', 'Best',
-           'optimiser', 'part_of', 'cut', 'share_of', 'n_labels', 'one_update', 'fitting', 'Meter', 'chance_loss',
-           'collapsed', 'trackers_of', 'Run', 'best_row', 'enough', 'train', 'schedule', 'total_steps', 'finished']
+           'no_compiler', 'no_shards', 'no_8bit', 'possible', 'means', 'own_state', 'layers', 'sharded', 'alone',
+           'first', 'in_one', 'whole', 'spread', 'fill', 'everyones', 'TaskFeed', 'WithMLM', 'save_checkpoint',
+           'load_checkpoint', 'Best', 'Gathered', 'optimiser', 'part_of', 'cut', 'n_labels', 'one_update', 'fitting',
+           'Meter', 'chance_loss', 'collapsed', 'trackers_of', 'Run', 'agreed', 'best_row', 'enough', 'train',
+           'schedule', 'total_steps', 'finished']
 
-# %% ../nbs/13_training.ipynb #460ea963
+# %% ../nbs/13_training.ipynb #c7bf751c
 import json,math,os,shutil,threading,time
+from contextlib import contextmanager
 from dataclasses import asdict,dataclass,fields
 from importlib.util import find_spec
 from pathlib import Path
 import numpy as np
 import torch
 from .batches import ORDERS,SAMPLING,collate,mixed,order
-from .config import choose
+from .config import choose,settings
 from .models import OPTIMISERS
 from .unpadded import row_of,unpad,unpaddable
 
@@ -25,7 +28,7 @@ SCHEDULES = ('linear','cosine','constant')
 PRECISIONS = ('auto','float32','bfloat16')
 SELECT = ('last','best')
 
-# %% ../nbs/13_training.ipynb #5e84c491
+# %% ../nbs/13_training.ipynb #3af80555
 @dataclass(frozen=True, kw_only=True)
 class Steps:
     "How weights are stepped; defaults are jiant's XTREME recipe (jiant/shared/model_setup.py)"
@@ -35,9 +38,7 @@ class Steps:
     batch_size:int=32           # examples per update
     micro_batch:int=0           # examples per forward pass; 0 for the whole batch
     token_budget:int=0          # pieces per update, padding included, instead of batch_size examples; 0 for none
-    negatives:int=0             # of a dual encoder: pairs that are told apart together; 0 for all of an update
     max_length:int=256          # pieces
-    query_length:int=0          # of a dual encoder: pieces of a query; 0 for max_length
     order:str='bucketed'        # a row of `batches.ORDERS`
     precision:str='auto'        # a row of `PRECISIONS`
     padding:str='auto'          # 'auto': none in the encoder where a GPU's kernel can do without; 'always'
@@ -104,7 +105,7 @@ def rate(
     done = (step-warm)/max(1, total-warm)
     return {'linear':1-done, 'cosine':.02+.98*(1+math.cos(math.pi*done))/2, 'constant':1.}[recipe.schedule]
 
-# %% ../nbs/13_training.ipynb #94edec18
+# %% ../nbs/13_training.ipynb #6362b1eb
 SMALL = 256  # units of an encoder below which float32 and plain kernels are the faster ones
 
 def fast_bfloat16()->bool:
@@ -119,19 +120,115 @@ def precise(recipe:Recipe, hidden:int)->str:
 def no_compiler()->str:
     "Why torch.compile cannot work here; '' if it can"
     if not torch.cuda.is_available(): return '' if shutil.which(os.environ.get('CXX', 'g++')) or shutil.which('clang++') else 'there is no C++ compiler'
-    return '' if find_spec('triton') else 'triton is not installed'
+    if not find_spec('triton'): return 'triton is not installed'
+    return '' if any(map(shutil.which, (os.environ.get('CC', 'cc'), 'gcc', 'clang'))) else 'there is no C compiler, which triton needs'
 
+def no_shards(n:int)->str:
+    "Why weights cannot be spread over `n` processes; '' if they can"
+    if n<2: return 'there is one process, and its share is all of them'
+    return '' if torch.distributed.is_available() else 'this torch was built without torch.distributed'
+
+def no_8bit(n:int=1)->str:
+    "Why AdamW with states of 8 bits cannot be used in each of `n` processes; '' if it can"
+    if not torch.cuda.is_available(): return 'there is no GPU here'
+    if not find_spec('bitsandbytes'): return 'bitsandbytes is not installed (pip install bitsandbytes)'
+    return "its states cannot be spread over processes, and `sharding` of settings.ini or XSTILTS_SHARDING is 'fsdp'" if settings().sharding=='fsdp' and not no_shards(n) else ''
+
+def possible(recipe:Recipe, n:int=1):
+    "Refuse a recipe that cannot be carried out by `n` processes of this machine, before anything is loaded"
+    why = recipe.optimiser=='adamw8bit' and no_8bit(n)
+    if why: raise ValueError(f"optimiser adamw8bit cannot be used: {why}; adafactor also needs little memory, and works everywhere")
+
+# %% ../nbs/13_training.ipynb #701e2d1c
 def means(
     recipe:Recipe, encoder,  # as it trains
-)->dict:  # precision, compile, unpadded, and notes: what was asked for and is not used, with the reason
+    n:int=1,                 # processes
+)->dict:  # precision, compile, unpadded, sharded, and notes: what was asked for and is not used, with the reason, and what moves digits
     "How a recipe is carried out on this machine"
-    hidden = encoder.config.hidden_size
-    why = recipe.compile and (f'encoders of fewer than {SMALL} units are no faster compiled' if hidden<SMALL else no_compiler())
-    precision = precise(recipe, hidden)
+    hidden,precision = encoder.config.hidden_size,precise(recipe, encoder.config.hidden_size)
+    whole = settings().sharding=='fsdp' and no_shards(n)
+    sharded = settings().sharding=='fsdp' and not whole
+    why = recipe.compile and (f'encoders of fewer than {SMALL} units are no faster compiled' if hidden<SMALL else 'weights are sharded' if sharded else no_compiler())
     row = recipe.padding=='auto' and torch.cuda.is_available() and precision=='bfloat16' and not recipe.compile and not unpaddable(encoder)
-    return dict(precision=precision, compile=recipe.compile and not why, unpadded=row, notes=[f'torch.compile was not used: {why}'] if why else [])
+    notes = [*[f'torch.compile was not used: {why}']*bool(why), *[f'weights were not sharded: {whole}']*bool(whole),
+        *[f'weights were sharded over {n} processes and gathered in bfloat16: embeddings and normalisations were rounded too']*(sharded and precision=='bfloat16')]
+    return dict(precision=precision, compile=recipe.compile and not why, unpadded=row, sharded=sharded, notes=notes)
 
-# %% ../nbs/13_training.ipynb #4986afce
+# %% ../nbs/13_training.ipynb #f5ce9f3a
+@contextmanager
+def own_state():
+    "Within it Accelerate knows of no precision and no accumulation yet; after it, of those from before (accelerate/state.py keeps each in one dictionary for all)"
+    from accelerate.state import AcceleratorState,GradientState
+    shared = [o._shared_state for o in (AcceleratorState,GradientState)]
+    before = [dict(o) for o in shared]
+    for o in shared: o.clear()
+    try: yield
+    finally:
+        for o,was in zip(shared, before):
+            o.clear()
+            o.update(was)
+
+# %% ../nbs/13_training.ipynb #2e764c88
+def layers(encoder)->list:
+    "The layers of an encoder, and of a decoder where there is one: the members of its outermost lists"
+    lists = [k for k,o in encoder.named_modules() if isinstance(o, torch.nn.ModuleList)]
+    return [o for k in lists if not any(k.startswith(f'{x}.') for x in lists) for o in encoder.get_submodule(k)]
+
+def sharded(
+    net, device:torch.device,
+    bfloat16:bool,    # are matrices multiplied in it? Then that is what is gathered, and gradients are summed in float32
+):
+    "`net` with its weights spread over all processes; embeddings and heads are whole during an update, a layer while it works"
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy,fully_shard,register_fsdp_forward_method
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False) if bfloat16 else MixedPrecisionPolicy()
+    how = dict(mesh=init_device_mesh(device.type, (torch.distributed.get_world_size(),)), mp_policy=policy)
+    for o in layers(net.encoder): fully_shard(o, **how)
+    for o in (net.encoder,net): fully_shard(o, reshard_after_forward=False, **how)
+    for o,name in ((net,'logits'),(net.encoder,'generate')):
+        if hasattr(o, name): register_fsdp_forward_method(o, name)
+    return net
+
+# %% ../nbs/13_training.ipynb #c176084a
+def alone()->bool:
+    "Does this process train by itself?"
+    return not (torch.distributed.is_available() and torch.distributed.is_initialized())
+
+def first()->bool:
+    "Is this the first process of a training, or the only one?"
+    return alone() or torch.distributed.get_rank()==0
+
+def in_one(v):
+    "A tensor that may be spread over processes, as one; all of these take part"
+    return v.full_tensor() if hasattr(v, 'full_tensor') else v
+
+def whole(tensors:dict)->dict:
+    "Copies on the processor of tensors that may be spread over processes; {} in all but the first of these"
+    res = {}
+    for k,v in tensors.items():
+        v = in_one(v)
+        if first(): res[k] = v.detach().to('cpu', copy=True).contiguous()
+    return res
+
+def spread(v, like):
+    "A whole tensor as `like` is: this process's share where that is spread"
+    from torch.distributed.tensor import distribute_tensor
+    return distribute_tensor(v.to(like.device), like.device_mesh, like.placements, src_data_rank=None) if hasattr(like, 'full_tensor') else v
+
+def fill(net, tensors:dict):
+    "Put whole weights into a network that may be spread"
+    have = net.state_dict()
+    net.load_state_dict({k: spread(v, have[k]) if k in have else v for k,v in tensors.items()})
+
+def everyones(v)->torch.Tensor:
+    "A tensor of every process, stacked, on the processor"
+    if alone(): return v[None]
+    v = v.cuda() if torch.distributed.get_backend()=='nccl' else v
+    res = [torch.empty_like(v) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(res, v)
+    return torch.stack(res).cpu()
+
+# %% ../nbs/13_training.ipynb #b6d50bc4
 class TaskFeed:
     "Batches of one or several encoded tasks, one task per batch"
     def __init__(self,
@@ -140,8 +237,7 @@ class TaskFeed:
         pad:int, first:int,  # of the tokenizer and the encoder, see `collate`
         groups:dict=None,    # task name -> examples that stand together (the choices of a row), 1 if not given
         heads:dict=None,     # task name -> the head it trains, where that is called otherwise: mnli@ja trains mnli
-        duals:tuple=(),      # names of tasks whose examples are, in turn, a query and its answer
-    ): self.sets,self.recipe,self.seed,self.pad,self.first,self.groups,self.heads,self.duals = sets,recipe,seed,pad,first,{**(groups or {}), **dict.fromkeys(duals, 2)},heads or {},duals
+    ): self.sets,self.recipe,self.seed,self.pad,self.first,self.groups,self.heads = sets,recipe,seed,pad,first,groups or {},heads or {}
     def epoch(self, n:int)->list[tuple[str,np.ndarray]]:
         "The updates of an epoch: a task and its examples"
         r,per = self.recipe,{}
@@ -153,25 +249,11 @@ class TaskFeed:
     def micro(self, update):
         "The forward passes of an update: task, tensors"
         task,ix = update
-        if task in self.duals: yield from self.whole(task, ix.reshape(-1, 2))
-        else: yield from self.parts(task, ix)
-    def parts(self, task, ix):
         g = self.groups.get(task, 1)
         size = (self.recipe.micro_batch or len(ix))*g
         for i in range(0, len(ix), size):
             b = collate(self.sets[task], ix[i:i+size], self.pad, self.first)
             yield self.heads.get(task, task), b|({'n_choices':g} if g>1 else {})
-    def whole(self, task, pairs):
-        "One pass per group of pairs that are told apart together, groups as even as can be"
-        for ix in np.array_split(pairs, -(-len(pairs)//told_apart(self.recipe))):
-            b = collate(self.sets[task], ix.ravel(), self.pad, self.first)
-            yield self.heads.get(task, task), b|dict(n_choices=2, whole=True, query_length=-(-int(self.sets[task].lengths[ix[:,0]].max())//8)*8)
-
-def told_apart(recipe:Recipe)->int:
-    "How many pairs of a dual encoder are each other's wrong answers; such a group is never cut, because that would change the loss"
-    n = recipe.negatives or recipe.batch_size
-    if 0<recipe.micro_batch<n: raise ValueError(f"micro_batch {recipe.micro_batch} would cut a group of {n} pairs that are told apart together, and that is another loss: lower `negatives`, or leave micro_batch out")
-    return n
 
 # %% ../nbs/13_training.ipynb #1c2bbf26
 class WithMLM:
@@ -190,16 +272,18 @@ class WithMLM:
         kind,o = update
         return (self.text if kind=='text' else self.feed).micro(o)
 
-# %% ../nbs/13_training.ipynb #fbeb134e
+# %% ../nbs/13_training.ipynb #302e7ee4
 def save_checkpoint(folder:Path, step:int, net, opt, extra:dict):
-    "Everything the loop needs to go on after `step` updates"
+    "Everything the loop needs to go on after `step` updates; of several processes the first writes it"
     from safetensors.torch import save_file
     tmp,to = folder/'checkpoint.tmp', folder/f'checkpoint-{step}'
+    weights,state = whole(net.state_dict()), whole({f'{i}.{k}': v for i,d in opt.state_dict()['state'].items() for k,v in d.items()})
+    random = {'rng': everyones(torch.get_rng_state()), **({'cuda': everyones(torch.cuda.get_rng_state())} if torch.cuda.is_available() else {})}
+    if not first(): return
     shutil.rmtree(tmp, ignore_errors=True)
     tmp.mkdir(parents=True)
-    state = {f'{i}.{k}': v for i,d in opt.state_dict()['state'].items() for k,v in d.items()}
-    save_file({k: v.contiguous() for k,v in net.state_dict().items()}, tmp/'net.safetensors')
-    save_file({**{k: v.contiguous() for k,v in state.items()}, 'rng': torch.get_rng_state(), **({'cuda': torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})}, tmp/'optimiser.safetensors')
+    save_file(weights, tmp/'net.safetensors')
+    save_file(state|random, tmp/'optimiser.safetensors')
     (tmp/'state.json').write_text(json.dumps(dict(step=step, **extra)))
     os.replace(tmp, to) if not to.exists() else shutil.rmtree(tmp)
     for o in folder.glob('checkpoint-*'):
@@ -210,25 +294,28 @@ def load_checkpoint(folder:Path, net, opt)->dict|None:
     from safetensors.torch import load_file
     found = sorted(folder.glob('checkpoint-*'), key=lambda o: int(o.name.split('-')[1]))
     if not found: return None
-    net.load_state_dict(load_file(found[-1]/'net.safetensors'))
-    flatd = load_file(found[-1]/'optimiser.safetensors')
-    torch.set_rng_state(flatd.pop('rng'))
-    if 'cuda' in flatd: torch.cuda.set_rng_state(flatd.pop('cuda'))
-    state = {}
-    for k,v in flatd.items(): state.setdefault(int(k.split('.')[0]), {})[k.split('.',1)[1]] = v
+    fill(net, load_file(found[-1]/'net.safetensors'))
+    flatd,rank = load_file(found[-1]/'optimiser.safetensors'),0 if alone() else torch.distributed.get_rank()
+    torch.set_rng_state(flatd.pop('rng')[rank])
+    if 'cuda' in flatd: torch.cuda.set_rng_state(flatd.pop('cuda')[rank])
+    params,state = [p for g in opt.param_groups for p in g['params']],{}
+    for k,v in flatd.items():
+        i,name = k.split('.', 1)
+        state.setdefault(int(i), {})[name] = spread(v, params[int(i)]) if v.shape==params[int(i)].shape else v
     opt.load_state_dict(dict(state=state, param_groups=opt.state_dict()['param_groups']))
     return json.loads((found[-1]/'state.json').read_text())
 
-# %% ../nbs/13_training.ipynb #43f83017
+# %% ../nbs/13_training.ipynb #7539e8d3
 class Best:
     "The weights of the best score, in one file whose name holds the update"
     def __init__(self, folder:Path): self.folder,self.thread = folder,None
     def wait(self):
         if self.thread: self.thread.join()
     def keep(self, step:int, net):
-        "Copy now, write meanwhile"
+        "Copy now, write meanwhile; of several processes the first"
         self.wait()
-        copy = {k: v.detach().to('cpu', copy=True).contiguous() for k,v in net.state_dict().items()}
+        copy = whole(net.state_dict())
+        if not first(): return
         self.thread = threading.Thread(target=self._write, args=(step, copy))
         self.thread.start()
     def _write(self, step, weights):
@@ -242,22 +329,39 @@ class Best:
         "The weights of update `step`, into `net`"
         from safetensors.torch import load_file
         self.wait()
-        net.load_state_dict(load_file(self.folder/f'best-{step}.safetensors'))
+        everyones(torch.zeros(1))  # the first process has written it
+        fill(net, load_file(self.folder/f'best-{step}.safetensors'))
 
-# %% ../nbs/13_training.ipynb #a36321b3
+# %% ../nbs/13_training.ipynb #bbce8d48
+class Gathered(torch.optim.Optimizer):
+    "Adafactor over sharded weights: it looks at rows and columns of whole tensors, so each of these is put together for its own step, by all processes"
+    def __init__(self, groups, lr:float): super().__init__(groups, dict(lr=lr))
+    @torch.no_grad()
+    def step(self, closure=None):
+        for g in self.param_groups:
+            for p in (o for o in g['params'] if o.grad is not None):
+                q = torch.nn.Parameter(in_one(p))
+                q.grad = in_one(p.grad)
+                one = torch.optim.Adafactor([q], lr=g['lr'], weight_decay=g['weight_decay'])
+                if self.state[p]: one.state[q] = {k: in_one(v) for k,v in self.state[p].items()}
+                one.step()
+                self.state[p] = one.state[q]
+                p.copy_(spread(q.detach(), p))
+
+# %% ../nbs/13_training.ipynb #4dd9302f
 def optimiser(net, recipe:Recipe):
     "The optimiser of a recipe, without decay on biases and normalisations (jiant/shared/model_setup.py)"
     if recipe.freeze: net.encoder.get_input_embeddings().weight.requires_grad_(False)
     learnt = [p for p in net.parameters() if p.requires_grad]
     groups = [dict(params=[p for p in learnt if p.ndim>=2], weight_decay=recipe.weight_decay), dict(params=[p for p in learnt if p.ndim<2], weight_decay=0.)]
-    if recipe.optimiser=='adafactor': return torch.optim.Adafactor(groups, lr=recipe.lr)
+    if recipe.optimiser=='adafactor': return (Gathered if any(hasattr(p, 'full_tensor') for p in learnt) else torch.optim.Adafactor)(groups, lr=recipe.lr)
     kw = dict(lr=recipe.lr, betas=(.9, recipe.beta2), eps=recipe.eps)
     if recipe.optimiser=='adamw': return torch.optim.AdamW(groups, fused=True, **kw)  # one pass over the weights; five times as fast as the plain loop, on processors too
-    if not (find_spec('bitsandbytes') and torch.cuda.is_available()): raise ValueError("optimiser adamw8bit needs a GPU and bitsandbytes (pip install bitsandbytes); adafactor also needs little memory, and works everywhere")
+    possible(recipe)
     from bitsandbytes.optim import AdamW8bit
     return AdamW8bit(groups, **kw)
 
-# %% ../nbs/13_training.ipynb #51512050
+# %% ../nbs/13_training.ipynb #94dc12a2
 def part_of(
     b:dict,              # a batch
     k:int, n:int,        # the share k of n
@@ -268,14 +372,8 @@ def part_of(
     return {o: v[rows] if torch.is_tensor(v) else v for o,v in b.items()} if len(rows) else None
 
 def cut(micro:list, n:int)->list:
-    "Forward passes, each in n parts, those of a dual encoder whole"
-    parts = lambda b: [b] if b.get('whole') else [part_of(b, k, n) for k in range(n)]
-    return [(task,o) for task,b in micro for o in parts(b) if o] if n>1 else micro
-
-def share_of(b:dict, i:int, k:int, n:int)->dict|None:
-    "What process k of n takes of forward pass i of an update: its part, and of passes that stay whole every n-th"
-    if b.get('whole'): return b if i%n==k else None
-    return part_of(b, k, n) if n>1 else b
+    "Forward passes, each in n parts"
+    return [(task,o) for task,b in micro for k in range(n) if (o := part_of(b, k, n))] if n>1 else micro
 
 def n_labels(net, micro:list)->int:
     "The number of labels of a whole update, known before the first forward pass"
@@ -284,12 +382,12 @@ def n_labels(net, micro:list)->int:
         return len(b['input_ids'])//b.get('n_choices', 1)
     return max(1, sum(count(*o) for o in micro))
 
-# %% ../nbs/13_training.ipynb #7070a782
+# %% ../nbs/13_training.ipynb #51e3260a
 def one_update(acc, net, opt, micro:list, recipe:Recipe, n:int)->tuple:
     "Forward and backward over the parts of one update of `n` labels, then one step: summed loss, pieces, slots, examples of this process"
     outs,seen,world = [],np.zeros(3, int),acc.num_processes
-    for i,(task,whole) in enumerate(micro):
-        b = share_of(whole, i, acc.process_index, world)
+    for task,whole in micro:
+        b = part_of(whole, acc.process_index, world) if world>1 else whole
         empty,b = b is None, b or part_of(whole, 0, len(whole['input_ids']))  # a process without a share still takes part in the sum
         if not empty: seen += [int(b['attention_mask'].sum()), b['input_ids'].numel(), len(b['input_ids'])//b.get('n_choices', 1)]
         if acc.unwrap_model(net).unpadded: b = row_of(b)
@@ -309,16 +407,23 @@ def fitting(acc, net, opt, micro, recipe, n:int, parts:int=1)->tuple:
         except torch.OutOfMemoryError as e:
             opt.zero_grad(set_to_none=True)
             longest = max(b['input_ids'].shape[1] for _,b in micro)
-            if micro[0][1].get('whole'): raise ValueError(f"{len(micro[0][1]['input_ids'])//2} pairs of {longest} pieces that are told apart together do not fit into memory, and cutting them would be another loss: lower `negatives` or max_length, or say recompute: true") from e
+            if acc.num_processes>1: raise ValueError(f"an update with examples of {longest} pieces does not fit into the memory of device {acc.process_index}, and several processes cannot cut one while it runs: give micro_batch, lower max_length, or say recompute: true") from e
             if parts>=max(len(b['input_ids'])//b.get('n_choices', 1) for _,b in micro): raise ValueError(f"one example of {longest} pieces does not fit into memory: lower max_length, or say recompute: true") from e
             parts *= 2
             if torch.cuda.is_available(): torch.cuda.empty_cache()
 
-# %% ../nbs/13_training.ipynb #d8a6ae45
+# %% ../nbs/13_training.ipynb #a051ac17
 class Meter:
     "What happened since it was last read; losses stay on the device until then"
     def __init__(self): self.reset()
     def reset(self): self.loss,self.n,self.seen,self.t = [],0,np.zeros(3, int),time.monotonic()
+    def state(self)->list[float]:
+        "What was counted so far: loss, labels, pieces, slots, examples, seconds"
+        return [sum(float(o) for o in self.loss), self.n, *map(int, self.seen), time.monotonic()-self.t]
+    def put(self, state:list[float]):
+        "Count on from there"
+        loss,n,*seen,ago = state
+        self.loss,self.n,self.seen,self.t = [loss],int(n),np.array(seen, int),time.monotonic()-ago
     def add(self, loss, n, *seen):
         self.loss.append(loss)
         self.n += n
@@ -332,10 +437,9 @@ class Meter:
         self.reset()
         return res
 
-# %% ../nbs/13_training.ipynb #6a30bddc
-def chance_loss(kind:str, enc, negatives:int=0)->float:
-    "The loss of knowing only how frequent each answer is, or for a dual encoder how many there are; of `enc`, an `Encoded`"
-    if kind=='retrieval': return math.log(min(negatives, len(enc)//2))
+# %% ../nbs/13_training.ipynb #7653dbd0
+def chance_loss(kind:str, enc)->float:
+    "The loss of knowing only how frequent each answer is; of `enc`, an `Encoded`"
     shares = lambda v: np.bincount(v)/len(v)
     entropy = lambda p: float(-(p[p>0]*np.log(p[p>0])).sum())
     if kind=='tags': return entropy(shares(enc.y['labels'][enc.y['labels']>=0]))
@@ -351,39 +455,41 @@ def collapsed(
     late = [o['loss'] for o in log[-max(1, len(log)//4):]]
     return f"the loss is stuck at chance ({sum(late)/len(late):.3f}, chance is {chance:.3f})" if late and sum(late)/len(late)>=.98*chance else ''
 
-# %% ../nbs/13_training.ipynb #ad857d94
+# %% ../nbs/13_training.ipynb #55b62d6f
 def trackers_of(names:str)->list[str]:
     "Experiment trackers by name, of accelerate's; one that is not installed is an error"
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS,get_available_trackers
     known,there = sorted(str(getattr(o, 'value', o)) for o in LOGGER_TYPE_TO_CLASS),[str(getattr(o, 'value', o)) for o in get_available_trackers()]
     for o in names.split():
         choose('tracker', o, known)
-        if o not in there: raise ValueError(f"tracker {o} is not installed: pip install {o}, or take it out of `trackers` in settings.ini")
+        if o not in there: raise ValueError(f"tracker {o} is not installed: pip install {o}, or take it out of `trackers` in settings.ini or XSTILTS_TRACKERS")
     return names.split()
 
-# %% ../nbs/13_training.ipynb #3274715b
+# %% ../nbs/13_training.ipynb #a9e43397
 class Run:
     "A training under way: where it is, what it has seen, when it should stop"
     def __init__(self, net, recipe:Recipe, folder:Path, total:int, trackers:list=()):
         from accelerate import Accelerator,DistributedDataParallelKwargs
-        self.recipe,self.folder,self.total,self.best,self.parts,self.meter,self.idle = recipe,folder,total,Best(folder),1,Meter(),[]
-        self.how = means(recipe, net.encoder.train())
+        self.recipe,self.folder,self.total,self.best,self.parts,self.meter = recipe,folder,total,Best(folder),1,Meter()
         lonely = [DistributedDataParallelKwargs(find_unused_parameters=True)] if len(net.heads)>1 else []
-        self.acc = Accelerator(mixed_precision='bf16' if self.how['precision']=='bfloat16' else 'no', log_with=list(trackers) or None, project_dir=str(folder), kwargs_handlers=lonely)
+        self.acc = Accelerator(mixed_precision='bf16' if precise(recipe, net.encoder.config.hidden_size)=='bfloat16' else 'no', log_with=list(trackers) or None, project_dir=str(folder), kwargs_handlers=lonely)
+        possible(recipe, self.acc.num_processes)
+        self.how = means(recipe, net.encoder.train(), self.acc.num_processes)
         if trackers: self.acc.init_trackers('xstilts', config={k: v for k,v in asdict(recipe).items() if v not in ('', 0)})
         if recipe.recompute: net.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs=dict(use_reentrant=False))
         if self.how['compile']: net.encoder.compile(dynamic=True)
         if self.how['unpadded']: net.unpadded = bool(unpad(net.encoder.train()))
-        self.net,self.opt = self.acc.prepare(net, optimiser(net, recipe))
+        if self.how['sharded']: self.net,self.opt = sharded(net, self.acc.device, self.how['precision']=='bfloat16'),self.acc.prepare(optimiser(net, recipe))
+        else: self.net,self.opt = self.acc.prepare(net, optimiser(net, recipe))
         self.bare = self.acc.unwrap_model(self.net)
         state = load_checkpoint(folder, self.bare, self.opt) or dict(step=0, log=[], seconds=0., parts=1)
         self.step,self.log,self.parts = state['step'],state['log'],state['parts']
+        if 'meter' in state: self.meter.put(state['meter'][self.acc.process_index])
         self.began,self.saved = time.monotonic()-state['seconds'],time.monotonic()
     def update(self, micro:list):
         "One update, and the rate that belongs to it"
         for o in self.opt.param_groups: o['lr'] = self.recipe.lr*rate(self.step, self.total, self.recipe)
         n = n_labels(self.bare, micro)
-        self.idle.append(max(0, self.acc.num_processes-len(micro))*bool(micro[0][1].get('whole')))
         (loss,*seen),self.parts = fitting(self.acc, self.net, self.opt, micro, self.recipe, n, self.parts)
         self.meter.add(loss, n, *seen)
         self.step += 1
@@ -395,12 +501,16 @@ class Run:
         if self.acc.trackers: self.acc.log({k: v for k,v in made.items() if k not in ('step','total')}, step=self.step)
         return made
     def checkpoint(self):
-        "Write one if it is time to"
-        every = self.recipe.checkpoint_steps
-        if not (self.step%every==0 if every else time.monotonic()-self.saved>300) or self.step>=self.total or not self.acc.is_main_process: return
+        "Write one if it is time to; several processes look at the clock of the first with every row of the log"
+        every,look = self.recipe.checkpoint_steps,self.acc.num_processes<2 or self.log and self.log[-1]['step']==self.step
+        if not (self.step%every==0 if every else look and agreed(time.monotonic()-self.saved>300, self.acc)) or self.step>=self.total: return
         self.best.wait()
-        save_checkpoint(self.folder, self.step, self.bare, self.opt, dict(log=self.log, seconds=time.monotonic()-self.began, parts=self.parts))
+        save_checkpoint(self.folder, self.step, self.bare, self.opt, dict(log=self.log, seconds=time.monotonic()-self.began, parts=self.parts, meter=everyones(torch.tensor(self.meter.state(), dtype=torch.float64)).tolist()))
         self.saved = time.monotonic()
+
+def agreed(x:float, acc)->float:
+    "What the first process says, so that all do the same"
+    return float(everyones(torch.tensor([float(x)], dtype=torch.float64))[0]) if acc.num_processes>1 else x
 
 # %% ../nbs/13_training.ipynb #ea1303b4
 def best_row(log:list[dict])->dict|None:
@@ -414,7 +524,8 @@ def enough(log:list[dict], recipe:Recipe, chance:float|None)->str:
     if recipe.stop_collapsed and chance and log and log[-1]['step']>=.4*log[-1]['total']: return collapsed(log, chance)
     return ''
 
-# %% ../nbs/13_training.ipynb #4e3f0ac7
+# %% ../nbs/13_training.ipynb #f2d8e9b2
+@own_state()
 def train(
     net,                  # a `Net`
     feed,                 # with `epoch` and `micro`
@@ -439,13 +550,13 @@ def train(
         scored = evaluate and recipe.eval_steps and (run.step%recipe.eval_steps==0 or run.step==run.total)
         if scored or run.step%log_every==0 or run.step==run.total:
             row = run.row(**(dict(dev=_scored(run, evaluate)) if scored else {}))
-            if scored and recipe.select=='best' and best_row(run.log) is row and run.acc.is_main_process: run.best.keep(run.step, run.bare)
+            if scored and recipe.select=='best' and best_row(run.log) is row: run.best.keep(run.step, run.bare)
             why = enough(run.log, recipe, chance)
             if report and run.acc.is_main_process: report(row)
         run.checkpoint()
     return finished(run, why, chance)
 
-# %% ../nbs/13_training.ipynb #6b30fefc
+# %% ../nbs/13_training.ipynb #3da89003
 def schedule(feed, recipe:Recipe):
     "Every update of a run in order: (epoch, number in the epoch, what it sees)"
     for epoch in range(10**6 if recipe.max_steps else recipe.epochs):
@@ -456,18 +567,16 @@ def total_steps(feed, recipe:Recipe)->int:
     return recipe.max_steps or recipe.epochs*len(feed.epoch(0))
 
 def _scored(run, evaluate):
-    res = float(evaluate(run.bare))
+    res = agreed(float(evaluate(run.bare)), run.acc)
     run.bare.train()
     return res
 
 def finished(run:Run, why:str, chance:float|None)->list[dict]:
     "The log; weights of the best score where they were asked for, and what has to be told in the last row"
     row,stuck = best_row(run.log),collapsed(run.log, chance) if chance else ''
-    if run.recipe.select=='best' and row and run.acc.is_main_process: run.best.put(row['step'], run.bare)
+    if run.recipe.select=='best' and row: run.best.put(row['step'], run.bare)
     kept = f"kept: the weights after {row['step']} updates ({row['dev']:.1f} on dev rows)" if run.recipe.select=='best' and row else ''
-    idle = min(run.idle, default=0)
-    told = [*run.how['notes'], *[f"{idle} of {run.acc.num_processes} processes had nothing to do: an update has no more than {run.acc.num_processes-idle} of the groups of pairs that are told apart together, and none is cut"]*bool(idle),
-        *[f"stopped after {run.step} of {run.total} updates: {why}"]*bool(why), *[stuck]*bool(stuck and not why),
+    told = [*run.how['notes'], *[f"stopped after {run.step} of {run.total} updates: {why}"]*bool(why), *[stuck]*bool(stuck and not why),
         *[f"updates were cut into {run.parts} forward passes: memory"]*(run.parts>1), *[kept]*bool(kept)]
     if run.log: run.log[-1] |= dict(precision=run.how['precision'], told=told)
     if run.acc.trackers: run.acc.end_training()
