@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'KINDS', 'CATEGORIES', 'MNLI', 'UPOS', 'NER', 'XTREME', 'XTREME_R', 'BESIDE', 'INTERMEDIATES', 'TEXT',
-           'tasks', 'NINE', 'SUITES', 'Task', 'suite', 'train_task', 'dev_task', 'same_data']
+           'tasks', 'NINE', 'SUITES', 'Task', 'suite', 'train_task', 'dev_task', 'training', 'same_data']
 
 # %% ../nbs/02_tasks.ipynb #76fc616a
 from dataclasses import dataclass
@@ -117,7 +117,7 @@ def suite(
     if name.lower().replace('_', '-') in ('xtreme-u','xtreme-mr'): raise ValueError(f"no benchmark is called {name}; you may mean XTREME-UP (arXiv:2305.11938, supervised with few examples, not part of this package) or xtreme-r")
     return choose('suite', name, SUITES)
 
-# %% ../nbs/02_tasks.ipynb #0a098ec8
+# %% ../nbs/02_tasks.ipynb #7eb33e3c
 def train_task(
     name:str,  # a task
 )->str:        # the task whose training rows it uses: XNLI is trained on MNLI, XQuAD on SQuAD
@@ -127,6 +127,13 @@ def train_task(
 def dev_task(name:str)->str:
     "The name of the task whose English dev rows select for `name`"
     return choose('task', name, tasks).select_on or name
+
+def training(
+    name:str,  # a target
+)->str:        # the task whose fine-tuning serves it: XQuAD and MLQA are one on SQuAD; itself where head, labels or selection differ
+    "The training that a target shares with others on the same rows"
+    t,s = tasks[name],tasks[train_task(name)]
+    return s.name if (s.kind,s.labels,dev_task(s.name))==(t.kind,t.labels,dev_task(name)) else name
 
 def same_data(
     intermediate:str, target:str,  # tasks
