@@ -31,14 +31,14 @@ def best_spans(
     real = s.isfinite()
     return s, bi.gather(1, at//ei.shape[1])*real, ei.gather(1, at%ei.shape[1])*real, logits[:,0].sum(-1)
 
-# %% ../nbs/21_prediction.ipynb #ea8dcede
+# %% ../nbs/21_prediction.ipynb #cdf8e45f
 PRECISIONS = ('float32','bfloat16')
 
 def outputs(
     net, task:str,        # a head of `net`
     enc:Encoded,
     pad:int,              # id of the padding token
-    budget:int=8192,      # pieces per batch, padding included
+    budget:int=0,         # pieces per batch, padding included; 0 for that of the device, `batches.BUDGETS`
     precision:str='float32',  # a row of `PRECISIONS`
 )->list[np.ndarray]:      # by kind: pair, probabilities (n, classes); score and choice, numbers (n); tags, class and probability of each piece of `enc`; span, as `best_spans`
     "Run every example once, longest first, and keep what a metric needs in the order of `enc`"
@@ -48,7 +48,7 @@ def outputs(
     kind,device,first,res = net.heads[task].kind, next(net.parameters()).device, first_position(net.encoder), []
     enc = Encoded(ids=enc.ids, starts=enc.starts, pos=enc.pos, row=enc.row, y={k: enc.y[o] for k,o in (('labels','begin'),('second','second')) if o in enc.y and (k!='labels' or kind=='span')})
     def stream():
-        for ix in budgeted(enc.lengths, budget):
+        for ix in budgeted(enc.lengths, budget, device.type):
             b = placed(collate(enc, ix, pad, first), device)
             inside = b.pop('labels')>=0 if kind=='span' else None
             with torch.autocast(device.type, torch.bfloat16, enabled=precision=='bfloat16'): out = net.logits(b, task)
@@ -98,10 +98,10 @@ def answers(
         res.append(dict(pred='' if not texts or (null and x>best[0][0]) else texts[0], texts=texts, prob=[s for s,*_ in best], null_score=x))
     return res
 
-# %% ../nbs/21_prediction.ipynb #efa4895d
+# %% ../nbs/21_prediction.ipynb #4dd6d6eb
 def predict(
     net, tok, task:Task, rows,
-    max_length:int=256, reset:bool=False, budget:int=8192,
+    max_length:int=256, reset:bool=False, budget:int=0,
     enc:Encoded|None=None,  # `rows` as ids where they are at hand
     precision:str='float32',  # a row of `PRECISIONS`
 )->list[dict]:              # id, lang, cluster, gold, pred and prob, in the order of `rows`

@@ -41,11 +41,11 @@ def hidden_states(
         for o in hooks: o.remove()
     return res
 
-# %% ../nbs/22_retrieval.ipynb #42090c6d
+# %% ../nbs/22_retrieval.ipynb #31a97dcd
 def embed(
     encoder, tok, rows,
     layers:tuple,           # hidden states to average, 0 is the embeddings
-    max_length:int=512, budget:int=8192,
+    max_length:int=512, budget:int=0,
     precision:str='float32',  # a row of `prediction.PRECISIONS`; sums are taken in float32
 )->dict[int,np.ndarray]:    # layer -> (rows, hidden) float32 of length 1
     "Mean over all pieces, special tokens included, of each asked layer, from one pass"
@@ -55,7 +55,7 @@ def embed(
     res = {o: np.empty((len(enc), encoder.config.hidden_size), np.float32) for o in layers}
     device,first = next(encoder.parameters()).device, first_position(encoder)
     def stream():
-        for ix in budgeted(enc.lengths, budget):
+        for ix in budgeted(enc.lengths, budget, device.type):
             b = placed(collate(enc, ix, tok.pad_token_id, first), device)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision=='bfloat16'): hs = hidden_states(encoder, b, layers)
             m = b['attention_mask'][...,None]

@@ -180,19 +180,19 @@ class TextNet(nn.Module):
         out = self.encoder(input_ids=b['input_ids'], attention_mask=b['attention_mask'], labels=b['labels'])
         return classes(out.logits, b['labels'])
 
-# %% ../nbs/15_text2text.ipynb #d921e329
+# %% ../nbs/15_text2text.ipynb #947b9d72
 def write(
     net:TextNet, tok,
     enc:Encoded,
     longest:int,          # pieces that are written at most
-    budget:int=8192,      # pieces of inputs per batch, padding included
+    budget:int=0,         # pieces of inputs per batch, padding included; 0 for that of the device
 )->list[str]:
     "What the model writes for each example"
     net.eval()
     model,res = net.encoder,['']*len(enc)
     device,start = next(model.parameters()).device, model.config.pad_token_id
     with torch.inference_mode():
-        for ix in budgeted(enc.lengths, budget):
+        for ix in budgeted(enc.lengths, budget, device.type):
             b = collate(enc, ix, tok.pad_token_id)
             out = model.generate(input_ids=b['input_ids'].to(device), attention_mask=b['attention_mask'].to(device), max_new_tokens=longest, do_sample=False, num_beams=1,
                 decoder_start_token_id=start, pad_token_id=start, eos_token_id=tok.eos_token_id)
@@ -201,7 +201,7 @@ def write(
 
 def predict_text(
     net:TextNet, tok, task:Task, rows,
-    max_length:int=INPUT, budget:int=8192,
+    max_length:int=INPUT, budget:int=0,
     enc:Encoded|None=None,  # `rows` as ids where they are at hand
 )->list[dict]:              # as `prediction.predict`, with `written`, the text, and `lost`, how much of it is no answer
     "Predict rows of any languages by what is written for them"
