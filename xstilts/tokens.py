@@ -35,7 +35,7 @@ def train_tokenizer(
     names = dict(bos_token='<s>', cls_token='<s>', eos_token='</s>', sep_token='</s>', pad_token='<pad>', unk_token='<unk>', mask_token='<mask>')
     return PreTrainedTokenizerFast(tokenizer_object=t, model_max_length=max_length, model_input_names=['input_ids','attention_mask'], **names)
 
-# %% ../nbs/10_tokens.ipynb #fb222edd
+# %% ../nbs/10_tokens.ipynb #7371b358
 @dataclass(kw_only=True)
 class Encoded:
     "Examples of one task as flat arrays"
@@ -47,6 +47,7 @@ class Encoded:
     def __len__(self): return len(self.starts)-1
     @property
     def lengths(self): return np.diff(self.starts)  # (n) pieces per example
+    def pieces(self)->np.ndarray: return np.flatnonzero(np.bincount(self.ids))  # the pieces that occur, each once
 
     def save(self, folder:Path):
         "One .npy per array"
