@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from xstilts.data import test_rows, train_rows
+from xstilts.data import test_rows as items, train_rows
 from xstilts.efficient import EXTRA, compared, run_by
 from xstilts.heads import Net, first_position
 from xstilts.stages import Cell, load_encoder, prediction_key, run_cell
@@ -26,7 +26,7 @@ def tagger():
     recipe = Recipe(lr=5e-4, epochs=2, max_length=128, freeze=True, reset_positions=True)
     rows = encode(tok, train_rows('mini', 'panx', 600), tasks['panx'], 128, True)
     train(net, TaskFeed(dict(panx=rows), recipe, 0, tok.pad_token_id, first_position(encoder)), recipe, 0, Path(tempfile.mkdtemp()))
-    return net, tok, [o for lang in ('en', 'de', 'ja') for o in test_rows('mini', 'panx', lang, 60)]
+    return net, tok, [o for lang in ('en', 'de', 'ja') for o in items('mini', 'panx', lang, 60)]
 
 
 def test_int8_costs_little(tagger):

@@ -295,10 +295,9 @@ def test_an_encoder_of_mt5_stays_one(folders, tmp_path):
     assert type(again) is t.MT5EncoderModel and all(torch.equal(a, b) for a, b in zip(encoder.parameters(), again.parameters()))
 
 
-@pytest.mark.parametrize('family', FAMILIES)
-@pytest.mark.parametrize('kind', HEADS)
+@pytest.mark.parametrize('family,kind', [*(('xlmr', o) for o in HEADS), ('bert', 'pair'), ('minilm', 'span'), ('xlmr_xl', 'choice'), ('deberta', 'pair'), ('rembert', 'score'), ('mmbert', 'tags'), ('mt5', 'tags')])
 def test_onnx_says_the_same(family, kind, folders):
-    "Logits to 1e-4 and the same argmax, at every size of a batch, padded or not; from weights far from their start."
+    "Every kind of head and every family: logits to 1e-4 and the same argmax, at every size of a batch, padded or not; from weights far from their start."
     for o in EXTRA: pytest.importorskip(o)
     name = HEADS[kind]
     net, tok = parts(folders[family], [name])
