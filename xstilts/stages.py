@@ -528,7 +528,7 @@ def run_cell(cell:Cell, report=None)->Path:
         write_json(to, dict(score_cell(cell, read_predictions(folder, cell.target)), stages=[o.key for o in s], seconds=round(time.monotonic()-began, 2), **circumstances()))
     return to
 
-# %% ../nbs/31_stages.ipynb #6017005b
+# %% ../nbs/31_stages.ipynb #dbaaa7a3
 def score_cell(cell:Cell, predictions:dict[str,list[dict]])->dict:
     "Scores per language with flags; a missing language is an error"
     missing = [o for o in cell.langs if o not in predictions]
@@ -558,6 +558,7 @@ def told_of_data(cell:Cell)->list[str]:
         if any(found.values()): res.append(f"test items among the training rows of {task}: {', '.join(f'{l} {n} of {len(cell.rows(l))}' for l,n in found.items() if n)}")
     return list(dict.fromkeys(res))
 
+# %% ../nbs/31_stages.ipynb #fc17270b
 def changed_by(cell:Cell, predictions:dict[str,list[dict]])->dict:
     "The way a network was run, and in each language what that changed against the network as it was trained; {} if it was run so"
     if cell.runtime=='torch': return {}
