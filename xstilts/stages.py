@@ -7,8 +7,8 @@ __all__ = ['ALL', 'CELL_KEYS', 'HEADS', 'DEVICES', 'PHASES', 'RECIPES', 'MLM_DOC
            'setting_names', 'Cell', 'recipe', 'Stage', 'unusual', 'device_kind', 'width', 'n_devices', 'sharding',
            'data_print', 'start_print', 'stages', 'trained_as', 'pretraining', 'load_encoder', 'tokens', 'train_stage',
            'dev_sets', 'pieces_of', 'on_dev', 'more_text', 'make_stage', 'run_stage', 'stage_of', 'launched',
-           'describe', 'circumstances', 'prediction_key', 'precision_of', 'score_key', 'layer_of', 'predict_cell',
-           'ranked', 'run_cell', 'score_cell', 'told_of_data', 'changed_by', 'told_of_change']
+           'describe', 'circumstances', 'prediction_key', 'as_trained', 'precision_of', 'score_key', 'layer_of',
+           'predict_cell', 'ranked', 'run_cell', 'score_cell', 'told_of_data', 'changed_by', 'told_of_change']
 
 # %% ../nbs/31_stages.ipynb #8c109d51
 import json,os,platform,subprocess,sys,time
@@ -77,7 +77,7 @@ def setting_names()->tuple[str,...]:
     stage = [f'{p}_{k}' for p in PHASES[1:] for k in (*RECIPE_KEYS,'recipe')]+[f'pretrain_{k}' for k in dict.fromkeys((*SHAPE_KEYS, *RECIPE_KEYS))]
     return (*CELL_KEYS, *stage)
 
-# %% ../nbs/31_stages.ipynb #9c713831
+# %% ../nbs/31_stages.ipynb #519ad5af
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     "One combination: what it is trained on, predicted on and scored on"
@@ -107,8 +107,6 @@ class Cell:
     def head(self)->str: return self.settings.get('head', 'encoder')
     @property
     def runtime(self)->str: return self.settings.get('runtime', 'torch')  # a row of `efficient.RUNTIMES`
-    @property
-    def plain(self)->'Cell': return replace(self, settings={k: v for k,v in self.settings.items() if k!='runtime'})  # the same as it was trained
     def rows(self, lang:str, split:str='')->tuple[dict,...]:
         "The rows that are scored in a language"
         return test_rows(self.data, self.target, lang, self.settings.get('eval_limit', 0), split or self.split)
@@ -465,12 +463,16 @@ def circumstances()->dict:
     "Recorded with every result, part of no key"
     return dict(versions={o: version(o) for o in ('xstilts','torch','transformers','tokenizers','datasets','numpy')}, python=platform.python_version(), hardware=device_kind() if device_kind()!='cpu' else f'{platform.machine()} cpu')
 
-# %% ../nbs/31_stages.ipynb #fd23936c
+# %% ../nbs/31_stages.ipynb #8e08e417
 def prediction_key(cell:Cell)->str:
     "Under which predictions are found"
     s = stages(cell)
     rows = [cell.print(l) for l in cell.langs]
     return key('prediction', cell.name, target=cell.target, parent=s[-1].key if s else start_print(cell.model), rows=rows, langs=cell.langs, layer=layer_of(cell), tokens=VERSIONS['tokens'], device=device_kind() if cell.runtime=='torch' else 'cpu', **_means(cell))
+
+def as_trained(cell:Cell)->Cell:
+    "The same cell, run by torch"
+    return replace(cell, settings={k: v for k,v in cell.settings.items() if k!='runtime'})
 
 def _means(cell)->dict:
     "What else predictions depend on, where it is not what it is by itself"
@@ -548,7 +550,7 @@ def _retrieve(cell, encoder, tok):
             res += mined_rows(*sides(l, cell.split), threshold, **where)[0]
     return res
 
-# %% ../nbs/31_stages.ipynb #e1fdb666
+# %% ../nbs/31_stages.ipynb #3ca2c7ec
 def run_cell(cell:Cell, report=None)->Path:
     "The scores of a cell: found in the store, or made together with whatever they lack"
     from xstilts.prediction import read_predictions,save_predictions
@@ -557,7 +559,7 @@ def run_cell(cell:Cell, report=None)->Path:
     ready(cell.runtime)
     began,s = time.monotonic(),stages(cell)
     for o in s: run_stage(o, report)
-    if cell.runtime!='torch': run_cell(cell.plain, report)
+    if cell.runtime!='torch': run_cell(as_trained(cell), report)
     with lock(score_key(cell)):
         if to.exists(): return to
         folder = place('predictions', prediction_key(cell))
@@ -567,7 +569,7 @@ def run_cell(cell:Cell, report=None)->Path:
         write_json(to, dict(score_cell(cell, read_predictions(folder, cell.target)), stages=[o.key for o in s], seconds=round(time.monotonic()-began, 2), **circumstances()))
     return to
 
-# %% ../nbs/31_stages.ipynb #e2f5ef24
+# %% ../nbs/31_stages.ipynb #7c1954f6
 def score_cell(cell:Cell, predictions:dict[str,list[dict]])->dict:
     "Scores per language with flags; a missing language is an error"
     missing = [o for o in cell.langs if o not in predictions]
@@ -598,12 +600,13 @@ def told_of_data(cell:Cell)->list[str]:
         if any(found.values()): res.append(f"test items among the training rows of {task}: {', '.join(f'{l} {n} of {len(cell.rows(l))}' for l,n in found.items() if n)}")
     return list(dict.fromkeys(res))
 
+# %% ../nbs/31_stages.ipynb #fc17270b
 def changed_by(cell:Cell, predictions:dict[str,list[dict]])->dict:
     "The way a network was run, and in each language what that changed against the network as it was trained; {} if it was run so"
     if cell.runtime=='torch': return {}
     from xstilts.prediction import read_predictions
-    plain = read_predictions(place('predictions', prediction_key(cell.plain)), cell.target)
-    return dict(runtime=cell.runtime, against=prediction_key(cell.plain), difference={l: difference(tasks[cell.target], plain[l], predictions[l]) for l in cell.langs})
+    plain = read_predictions(place('predictions', prediction_key(as_trained(cell))), cell.target)
+    return dict(runtime=cell.runtime, against=prediction_key(as_trained(cell)), difference={l: difference(tasks[cell.target], plain[l], predictions[l]) for l in cell.langs})
 
 def told_of_change(cell:Cell, changed:dict)->str:
     "What a cheaper way to run a network cost, in a sentence; '' if it was run as it was trained"
