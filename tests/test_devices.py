@@ -85,7 +85,7 @@ def test_sharded_weights_in_bfloat16(tmp_path):
     given = dict(target_precision='bfloat16', target_eval_steps=0)
     one, two = said(trained(tmp_path/'one', 1, **given)), said(trained(tmp_path/'two', 2, 'fsdp', **given))
     for a, b in zip(one['log'], two['log'], strict=True): assert a['loss']==pytest.approx(b['loss'], abs=.02)
-    assert two['told'] and 'weights were sharded over 2 processes and gathered in bfloat16' in two['told'][0] and not one['told']
+    assert [sum('weights were sharded over 2 processes and gathered in bfloat16' in t for t in o['told']) for o in (one, two)]==[0, 1]
 
 
 def test_a_number_of_devices_that_is_none(tmp_path):
@@ -99,7 +99,7 @@ def test_a_number_of_devices_that_is_none(tmp_path):
 
 
 FAMILY = """
-import json, sys
+import json, os, sys
 from pathlib import Path
 import torch
 from safetensors.torch import save_file
@@ -110,13 +110,15 @@ from xstilts.tasks import tasks
 from xstilts.tokens import encode
 from xstilts.training import Recipe, TaskFeed, WithMLM, train, first, whole
 to, logs = Path(sys.argv[1]), {}
-for i, (name, (*special, names, config, cls)) in enumerate(FAMILIES.items()):
-    at = to/f'{name}{first()}'
-    tok = toy_tokenizer(*special, names)
+def folder(name, specials, one, two, names, config, cls):
+    "A toy of a family, one for each process; before they know of each other, since transformers lets one write for all"
+    at, tok = to/f"{name}{os.environ.get('RANK', 0)}", toy_tokenizer(specials, one, two, names)
     torch.manual_seed(0)
     cls(config(len(tok))).save_pretrained(at)
     tok.save_pretrained(at)
-    net, tok = parts(str(at), ['mnli', 'panx'], mlm=name in WITH_MLM)
+    return str(at)
+for name, at in {k: folder(k, *v) for k, v in FAMILIES.items()}.items():
+    net, tok = parts(at, ['mnli', 'panx'], mlm=name in WITH_MLM)
     for o in net.modules():
         if isinstance(o, torch.nn.Dropout): o.p = 0.
     data = {o: rows(o, 'dev')[:9] for o in ('mnli', 'panx')}
@@ -125,7 +127,7 @@ for i, (name, (*special, names, config, cls)) in enumerate(FAMILIES.items()):
     feed = TaskFeed(enc, r, 0, tok.pad_token_id, first_position(net.encoder))
     if name in WITH_MLM: feed = WithMLM(feed, Lines(enc['mnli'], tok, first_position(net.encoder)), .3, 0)
     score = lambda n: float(sum(abs(o).sum() for o in logits(n, 'mnli', enc['mnli'], tok.pad_token_id)))
-    logs[name] = [dict(loss=o['loss'], dev=o['dev'], sharded=name) for o in train(net, feed, r, 0, to/'work'/name, evaluate=score)]
+    logs[name] = [dict(loss=o['loss'], dev=o['dev']) for o in train(net, feed, r, 0, to/'work'/name, evaluate=score)]
     state = whole(net.state_dict())
     if first(): save_file(state, to/f'{name}.safetensors')
 if first(): (to/'logs.json').write_text(json.dumps(logs))

@@ -49,7 +49,7 @@ deaths = [attempt(sys.argv[3]+'/killed', o) for o in moments]
 assert attempt(sys.argv[3]+'/killed', 0)==0
 print(json.dumps(deaths))
 """
-GIVEN = dict(target_train_limit=60, target_batch_size=6, target_epochs=4, target_checkpoint_steps=4, target_eval_steps=3, target_eval_rows=40, target_select='best')
+GIVEN = dict(target_train_limit=60, target_batch_size=6, target_epochs=4, target_checkpoint_steps=4, target_eval_steps=3, target_eval_rows=20, target_select='best')
 
 
 @pytest.mark.parametrize('seed, more', [(0, {}), (1, dict(target_patience=3))], ids=['best', 'patience'])

@@ -73,7 +73,7 @@ class WithMLM:
         kind,o = update
         return (self.text if kind=='text' else self.feed).micro(o)
 
-# %% ../nbs/13_training.ipynb #302e7ee4
+# %% ../nbs/13_training.ipynb #7e8dfb2e
 def save_checkpoint(folder:Path, step:int, net, opt, extra:dict):
     "Everything the loop needs to go on after `step` updates; of several processes the first writes it"
     from safetensors.torch import save_file
@@ -97,8 +97,8 @@ def load_checkpoint(folder:Path, net, opt)->dict|None:
     if not found: return None
     fill(net, load_file(found[-1]/'net.safetensors'))
     flatd,rank = load_file(found[-1]/'optimiser.safetensors'),0 if alone() else torch.distributed.get_rank()
-    torch.set_rng_state(flatd.pop('rng')[rank])
-    if 'cuda' in flatd: torch.cuda.set_rng_state(flatd.pop('cuda')[rank])
+    torch.set_rng_state(flatd.pop('rng')[rank].clone())  # of a view torch 2.13 reads the beginning of what it views, and worse
+    if 'cuda' in flatd: torch.cuda.set_rng_state(flatd.pop('cuda')[rank].clone())
     params,state = [p for g in opt.param_groups for p in g['params']],{}
     for k,v in flatd.items():
         i,name = k.split('.', 1)
