@@ -66,7 +66,7 @@ def _check_part(text, whole):
     for l in p.langs: choose('language', l, languages)
     if whole.count(text)>1 and [o for step in whole.split('..') for o in step.split('+')].count(text)>1: raise ValueError(f"{text} is there twice in {whole!r}")
 
-# %% ../nbs/31_stages.ipynb #753516b6
+# %% ../nbs/31_stages.ipynb #9316f913
 CELL_KEYS = ('eval_limit','eval_split','languages','layer','head','runtime','device','dual')
 HEADS = ('encoder','text2text')  # what answers: our heads on an encoder, or a model that writes (`text2text`)
 DEVICES = ('auto','cuda')         # a GPU where there is one, or an error where there is none
@@ -77,7 +77,20 @@ def setting_names()->tuple[str,...]:
     stage = [f'{p}_{k}' for p in PHASES[1:] for k in (*RECIPE_KEYS,'recipe')]+[f'pretrain_{k}' for k in dict.fromkeys((*SHAPE_KEYS, *RECIPE_KEYS))]
     return (*CELL_KEYS, *stage)
 
-# %% ../nbs/31_stages.ipynb #519ad5af
+def _langs(c)->tuple[str,...]:
+    "The languages that are scored: those asked for that the task has, all if none are asked for"
+    there = langs(c.data, c.target) if c.data!='mirror' else covered(c.target, c.split)
+    if not there: raise ValueError(f"{c.target}: the mirror has no {c.split} rows of it in any language")
+    asked,row = str(c.settings.get('languages') or '').split(),tasks[c.target]
+    if len(asked)==1 and asked[0] in SUITES: asked = list(SUITES[asked[0]].get(c.target, ())) or [f'in which {asked[0]} has it']
+    else:
+        for o in asked: choose('language', o, languages)
+    known = there+row.more*(c.data!='mini')
+    res = tuple(o for o in (asked or there) if o in known)
+    if not res: raise ValueError(f"{c.target} in {c.data} has none of the languages {' '.join(asked)}; it has {' '.join(there)}")
+    return res
+
+# %% ../nbs/31_stages.ipynb #d419618e
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     "One combination: what it is trained on, predicted on and scored on"
@@ -89,18 +102,7 @@ class Cell:
     settings:MappingProxyType = field(default_factory=dict)  # of `setting_names`
     def __post_init__(self): _check(self)
     @property
-    def langs(self)->tuple[str,...]:
-        "The languages that are scored: those asked for that the task has, all if none are asked for"
-        there = langs(self.data, self.target) if self.data!='mirror' else covered(self.target, self.split)
-        if not there: raise ValueError(f"{self.target}: the mirror has no {self.split} rows of it in any language")
-        asked,row = str(self.settings.get('languages') or '').split(),tasks[self.target]
-        if len(asked)==1 and asked[0] in SUITES: asked = list(SUITES[asked[0]].get(self.target, ())) or [f'in which {asked[0]} has it']
-        else:
-            for o in asked: choose('language', o, languages)
-        known = there+row.more*(self.data!='mini')
-        res = tuple(o for o in (asked or there) if o in known)
-        if not res: raise ValueError(f"{self.target} in {self.data} has none of the languages {' '.join(asked)}; it has {' '.join(there)}")
-        return res
+    def langs(self)->tuple[str,...]: return _langs(self)
     @property
     def split(self)->str: return self.settings.get('eval_split', 'test')
     @property

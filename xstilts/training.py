@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['TaskFeed', 'WithMLM', 'save_checkpoint', 'load_checkpoint', 'Best', 'Gathered', 'optimiser', 'part_of', 'cut',
-           'share_of', 'n_labels', 'one_update', 'fitting', 'Meter', 'chance_loss', 'collapsed', 'trackers_of', 'Run',
-           'agreed', 'best_row', 'enough', 'train', 'decayed', 'learn', 'schedule', 'total_steps', 'finished']
+           'share_of', 'n_labels', 'one_update', 'fitting', 'Meter', 'chance_loss', 'collapsed', 'trackers_of',
+           'accelerator', 'Run', 'agreed', 'best_row', 'enough', 'train', 'decayed', 'learn', 'schedule', 'total_steps',
+           'finished']
 
 # %% ../nbs/13_training.ipynb #19e341ed
 import json,math,os,shutil,threading,time
@@ -274,17 +275,23 @@ def trackers_of(names:str)->list[str]:
         if o not in there: raise ValueError(f"tracker {o} is not installed: pip install {o}, or take it out of `trackers` in settings.ini or XSTILTS_TRACKERS")
     return names.split()
 
-# %% ../nbs/13_training.ipynb #bff95485
+# %% ../nbs/13_training.ipynb #07e0e900
+def accelerator(net, recipe:Recipe, folder:Path, trackers:list=()):
+    "Accelerate as a recipe and a machine ask for it"
+    from accelerate import Accelerator,DistributedDataParallelKwargs
+    lonely = [DistributedDataParallelKwargs(find_unused_parameters=True)] if len(net.heads)>1 else []
+    res = Accelerator(mixed_precision='bf16' if precise(recipe, net.encoder.config.hidden_size)=='bfloat16' else 'no', log_with=list(trackers) or None, project_dir=str(folder), kwargs_handlers=lonely)
+    if trackers: res.init_trackers('xstilts', config={k: v for k,v in asdict(recipe).items() if v not in ('', 0)})
+    return res
+
+# %% ../nbs/13_training.ipynb #16146f80
 class Run:
     "A training under way: where it is, what it has seen, when it should stop"
     def __init__(self, net, recipe:Recipe, folder:Path, total:int, trackers:list=()):
-        from accelerate import Accelerator,DistributedDataParallelKwargs
         self.recipe,self.folder,self.total,self.best,self.parts,self.meter,self.idle = recipe,folder,total,Best(folder),1,Meter(),[]
-        lonely = [DistributedDataParallelKwargs(find_unused_parameters=True)] if len(net.heads)>1 else []
-        self.acc = Accelerator(mixed_precision='bf16' if precise(recipe, net.encoder.config.hidden_size)=='bfloat16' else 'no', log_with=list(trackers) or None, project_dir=str(folder), kwargs_handlers=lonely)
+        self.acc = accelerator(net, recipe, folder, trackers)
         possible(recipe, self.acc.num_processes)
         self.how = means(recipe, net.encoder.train(), self.acc.num_processes)
-        if trackers: self.acc.init_trackers('xstilts', config={k: v for k,v in asdict(recipe).items() if v not in ('', 0)})
         if recipe.recompute: net.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs=dict(use_reentrant=False))
         if self.how['compile']: net.encoder.compile(dynamic=True)
         if self.how['unpadded']: net.unpadded = bool(unpad(net.encoder.train()))
@@ -318,6 +325,7 @@ class Run:
         save_checkpoint(self.folder, self.step, self.bare, self.opt, dict(log=self.log, seconds=time.monotonic()-self.began, parts=self.parts, meter=everyones(torch.tensor(self.meter.state(), dtype=torch.float64)).tolist()))
         self.saved = time.monotonic()
 
+# %% ../nbs/13_training.ipynb #e3b74324
 def agreed(x:float, acc)->float:
     "What the first process says, so that all do the same"
     return float(everyones(torch.tensor([float(x)], dtype=torch.float64))[0]) if acc.num_processes>1 else x
