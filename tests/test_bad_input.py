@@ -93,7 +93,7 @@ def test_more_processes_than_gpus(folder, monkeypatch):
     from xstilts.stages import n_devices
     monkeypatch.setattr('torch.cuda.device_count', lambda: 1)
     monkeypatch.setenv('XSTILTS_DEVICES', '4')
-    with pytest.raises(ValueError, match='XSTILTS_DEVICES is 4 and this machine has 1 GPU: one process trains on each, give 1 or fewer'): n_devices()
+    with pytest.raises(ValueError, match='devices is 4, and this machine has 1 GPU: say at most that in settings.ini or XSTILTS_DEVICES'): n_devices()
 
 
 def test_an_update_that_does_not_fit_is_cut_and_told(folder, monkeypatch):

@@ -48,8 +48,8 @@ def test_groups_of_a_dual_encoder_are_shared_whole(tmp_path):
     one, two, idle = (said(trained(tmp_path/o, n, target='lareqa', target_train_limit=18, target_epochs=1, target_max_length=64, **more)) for o, n, more in (('one', 1, {}), ('two', 2, {}), ('idle', 2, dict(target_negatives=16))))
     for a, b in zip(one['log'], two['log'], strict=True):
         assert abs(a['loss']-b['loss'])<1e-5 and (a['labels'], a.get('dev'))==(b['labels'], b.get('dev')), (a, b)
-    assert one['told']==two['told']==[]
-    assert idle['told']==['1 of 2 processes had nothing to do: an update has no more than 1 of the groups of pairs that are told apart together, and none is cut']
+    assert one['told']==two['told'] and 'nothing to do' not in ' '.join(two['told'])
+    assert [o for o in idle['told'] if 'chance' not in o]==['1 of 2 processes had nothing to do: an update has no more than 1 of the groups of pairs that are told apart together, and none is cut']
 
 
 @pytest.fixture(scope='module')
