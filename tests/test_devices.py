@@ -98,7 +98,8 @@ from test_families import FAMILIES, LENGTH, WITH_MLM, Lines, logits, parts, rows
 from xstilts.heads import first_position
 from xstilts.tasks import tasks
 from xstilts.tokens import encode
-from xstilts.training import Recipe, TaskFeed, WithMLM, train, first, whole
+from xstilts.checkpoints import first, whole
+from xstilts.training import Recipe, TaskFeed, WithMLM, train
 to, logs = Path(sys.argv[1]), {}
 def folder(name, specials, one, two, names, config, cls):
     "A toy of a family, one for each process; before they know of each other, since transformers lets one write for all"

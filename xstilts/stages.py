@@ -350,11 +350,11 @@ def more_text(stage, feed, tok, first):
     shape = Shape(langs=r.mlm_languages or ' '.join(m.langs), origin=stage.data, documents=MLM_DOCUMENTS, tlm_rate=0., replace='0', mask=.15, answer_mask=.15, rows=r.batch_size, row_length=r.max_length, seed=stage.seed)
     return WithMLM(feed, LMFeed(corpus_of(shape), tok, shape, r, first), r.mlm_rate, stage.seed)
 
-# %% ../nbs/31_stages.ipynb #85401b10
+# %% ../nbs/31_stages.ipynb #10904b62
 def make_stage(stage:Stage, work:Path, to:Path, report=None):
     "Train a stage and write its folder; checkpoints stand in `work`"
     from safetensors.torch import save_file
-    from xstilts.training import first,whole
+    from xstilts.checkpoints import first,whole
     began = time.monotonic()
     net,tok,log = train_stage(stage, work, report)
     encoder,heads = whole(net.encoder.state_dict()),whole(net.heads.state_dict())

@@ -4,14 +4,12 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'PRECISIONS', 'SELECT', 'RECIPE_KEYS', 'SMALL', 'Steps', 'Recipe', 'rate', 'fast_bfloat16', 'precise',
-           'no_compiler', 'no_shards', 'no_8bit', 'possible', 'means', 'own_state', 'layers', 'sharded', 'alone',
-           'first', 'in_one', 'whole', 'spread', 'fill', 'everyones', 'TaskFeed', 'WithMLM', 'save_checkpoint',
-           'load_checkpoint', 'Best', 'Gathered', 'optimiser', 'part_of', 'cut', 'n_labels', 'one_update', 'fitting',
-           'Meter', 'chance_loss', 'collapsed', 'trackers_of', 'Run', 'agreed', 'best_row', 'enough', 'train',
-           'schedule', 'total_steps', 'finished']
+           'no_compiler', 'no_shards', 'no_8bit', 'possible', 'means', 'own_state', 'TaskFeed', 'WithMLM', 'optimiser',
+           'part_of', 'cut', 'n_labels', 'one_update', 'fitting', 'Meter', 'chance_loss', 'collapsed', 'trackers_of',
+           'Run', 'best_row', 'enough', 'train', 'schedule', 'total_steps', 'finished']
 
-# %% ../nbs/13_training.ipynb #c7bf751c
-import json,math,os,shutil,threading,time
+# %% ../nbs/13_training.ipynb #b3488b2b
+import math,os,shutil,time
 from contextlib import contextmanager
 from dataclasses import asdict,dataclass,fields
 from importlib.util import find_spec
@@ -19,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from .batches import ORDERS,SAMPLING,collate,mixed,order
+from .checkpoints import Best,Gathered,agreed,everyones,load_checkpoint,save_checkpoint,sharded
 from .config import choose,settings
 from .models import OPTIMISERS
 from .unpadded import row_of,unpad,unpaddable
@@ -139,12 +138,13 @@ def possible(recipe:Recipe, n:int=1):
     why = recipe.optimiser=='adamw8bit' and no_8bit(n)
     if why: raise ValueError(f"optimiser adamw8bit cannot be used: {why}; adafactor also needs little memory, and works everywhere")
 
-# %% ../nbs/13_training.ipynb #701e2d1c
+# %% ../nbs/13_training.ipynb #de6ce0d0
 def means(
     recipe:Recipe, encoder,  # as it trains
     n:int=1,                 # processes
 )->dict:  # precision, compile, unpadded, sharded, and notes: what was asked for and is not used, with the reason, and what moves digits
     "How a recipe is carried out on this machine"
+    possible(recipe, n)
     hidden,precision = encoder.config.hidden_size,precise(recipe, encoder.config.hidden_size)
     whole = settings().sharding=='fsdp' and no_shards(n)
     sharded = settings().sharding=='fsdp' and not whole
@@ -167,66 +167,6 @@ def own_state():
         for o,was in zip(shared, before):
             o.clear()
             o.update(was)
-
-# %% ../nbs/13_training.ipynb #2e764c88
-def layers(encoder)->list:
-    "The layers of an encoder, and of a decoder where there is one: the members of its outermost lists"
-    lists = [k for k,o in encoder.named_modules() if isinstance(o, torch.nn.ModuleList)]
-    return [o for k in lists if not any(k.startswith(f'{x}.') for x in lists) for o in encoder.get_submodule(k)]
-
-def sharded(
-    net, device:torch.device,
-    bfloat16:bool,    # are matrices multiplied in it? Then that is what is gathered, and gradients are summed in float32
-):
-    "`net` with its weights spread over all processes; embeddings and heads are whole during an update, a layer while it works"
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import MixedPrecisionPolicy,fully_shard,register_fsdp_forward_method
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False) if bfloat16 else MixedPrecisionPolicy()
-    how = dict(mesh=init_device_mesh(device.type, (torch.distributed.get_world_size(),)), mp_policy=policy)
-    for o in layers(net.encoder): fully_shard(o, **how)
-    for o in (net.encoder,net): fully_shard(o, reshard_after_forward=False, **how)
-    for o,name in ((net,'logits'),(net.encoder,'generate')):
-        if hasattr(o, name): register_fsdp_forward_method(o, name)
-    return net
-
-# %% ../nbs/13_training.ipynb #c176084a
-def alone()->bool:
-    "Does this process train by itself?"
-    return not (torch.distributed.is_available() and torch.distributed.is_initialized())
-
-def first()->bool:
-    "Is this the first process of a training, or the only one?"
-    return alone() or torch.distributed.get_rank()==0
-
-def in_one(v):
-    "A tensor that may be spread over processes, as one; all of these take part"
-    return v.full_tensor() if hasattr(v, 'full_tensor') else v
-
-def whole(tensors:dict)->dict:
-    "Copies on the processor of tensors that may be spread over processes; {} in all but the first of these"
-    res = {}
-    for k,v in tensors.items():
-        v = in_one(v)
-        if first(): res[k] = v.detach().to('cpu', copy=True).contiguous()
-    return res
-
-def spread(v, like):
-    "A whole tensor as `like` is: this process's share where that is spread"
-    from torch.distributed.tensor import distribute_tensor
-    return distribute_tensor(v.to(like.device), like.device_mesh, like.placements, src_data_rank=None) if hasattr(like, 'full_tensor') else v
-
-def fill(net, tensors:dict):
-    "Put whole weights into a network that may be spread"
-    have = net.state_dict()
-    net.load_state_dict({k: spread(v, have[k]) if k in have else v for k,v in tensors.items()})
-
-def everyones(v)->torch.Tensor:
-    "A tensor of every process, stacked, on the processor"
-    if alone(): return v[None]
-    v = v.cuda() if torch.distributed.get_backend()=='nccl' else v
-    res = [torch.empty_like(v) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(res, v)
-    return torch.stack(res).cpu()
 
 # %% ../nbs/13_training.ipynb #b6d50bc4
 class TaskFeed:
@@ -271,82 +211,6 @@ class WithMLM:
     def micro(self, update):
         kind,o = update
         return (self.text if kind=='text' else self.feed).micro(o)
-
-# %% ../nbs/13_training.ipynb #7e8dfb2e
-def save_checkpoint(folder:Path, step:int, net, opt, extra:dict):
-    "Everything the loop needs to go on after `step` updates; of several processes the first writes it"
-    from safetensors.torch import save_file
-    tmp,to = folder/'checkpoint.tmp', folder/f'checkpoint-{step}'
-    weights,state = whole(net.state_dict()), whole({f'{i}.{k}': v for i,d in opt.state_dict()['state'].items() for k,v in d.items()})
-    random = {'rng': everyones(torch.get_rng_state()), **({'cuda': everyones(torch.cuda.get_rng_state())} if torch.cuda.is_available() else {})}
-    if not first(): return
-    shutil.rmtree(tmp, ignore_errors=True)
-    tmp.mkdir(parents=True)
-    save_file(weights, tmp/'net.safetensors')
-    save_file(state|random, tmp/'optimiser.safetensors')
-    (tmp/'state.json').write_text(json.dumps(dict(step=step, **extra)))
-    os.replace(tmp, to) if not to.exists() else shutil.rmtree(tmp)
-    for o in folder.glob('checkpoint-*'):
-        if o!=to: shutil.rmtree(o)
-
-def load_checkpoint(folder:Path, net, opt)->dict|None:
-    "Put the newest checkpoint into `net` and `opt`; its state, or None if there is none"
-    from safetensors.torch import load_file
-    found = sorted(folder.glob('checkpoint-*'), key=lambda o: int(o.name.split('-')[1]))
-    if not found: return None
-    fill(net, load_file(found[-1]/'net.safetensors'))
-    flatd,rank = load_file(found[-1]/'optimiser.safetensors'),0 if alone() else torch.distributed.get_rank()
-    torch.set_rng_state(flatd.pop('rng')[rank].clone())  # of a view torch 2.13 reads the beginning of what it views, and worse
-    if 'cuda' in flatd: torch.cuda.set_rng_state(flatd.pop('cuda')[rank].clone())
-    params,state = [p for g in opt.param_groups for p in g['params']],{}
-    for k,v in flatd.items():
-        i,name = k.split('.', 1)
-        state.setdefault(int(i), {})[name] = spread(v, params[int(i)]) if v.shape==params[int(i)].shape else v
-    opt.load_state_dict(dict(state=state, param_groups=opt.state_dict()['param_groups']))
-    return json.loads((found[-1]/'state.json').read_text())
-
-# %% ../nbs/13_training.ipynb #7539e8d3
-class Best:
-    "The weights of the best score, in one file whose name holds the update"
-    def __init__(self, folder:Path): self.folder,self.thread = folder,None
-    def wait(self):
-        if self.thread: self.thread.join()
-    def keep(self, step:int, net):
-        "Copy now, write meanwhile; of several processes the first"
-        self.wait()
-        copy = whole(net.state_dict())
-        if not first(): return
-        self.thread = threading.Thread(target=self._write, args=(step, copy))
-        self.thread.start()
-    def _write(self, step, weights):
-        from safetensors.torch import save_file
-        self.folder.mkdir(parents=True, exist_ok=True)
-        save_file(weights, self.folder/'best.tmp')
-        os.replace(self.folder/'best.tmp', self.folder/f'best-{step}.safetensors')
-        for o in self.folder.glob('best-*.safetensors'):
-            if o.name!=f'best-{step}.safetensors': o.unlink()
-    def put(self, step:int, net):
-        "The weights of update `step`, into `net`"
-        from safetensors.torch import load_file
-        self.wait()
-        everyones(torch.zeros(1))  # the first process has written it
-        fill(net, load_file(self.folder/f'best-{step}.safetensors'))
-
-# %% ../nbs/13_training.ipynb #bbce8d48
-class Gathered(torch.optim.Optimizer):
-    "Adafactor over sharded weights: it looks at rows and columns of whole tensors, so each of these is put together for its own step, by all processes"
-    def __init__(self, groups, lr:float): super().__init__(groups, dict(lr=lr))
-    @torch.no_grad()
-    def step(self, closure=None):
-        for g in self.param_groups:
-            for p in (o for o in g['params'] if o.grad is not None):
-                q = torch.nn.Parameter(in_one(p))
-                q.grad = in_one(p.grad)
-                one = torch.optim.Adafactor([q], lr=g['lr'], weight_decay=g['weight_decay'])
-                if self.state[p]: one.state[q] = {k: in_one(v) for k,v in self.state[p].items()}
-                one.step()
-                self.state[p] = one.state[q]
-                p.copy_(spread(q.detach(), p))
 
 # %% ../nbs/13_training.ipynb #4dd9302f
 def optimiser(net, recipe:Recipe):
@@ -412,7 +276,7 @@ def fitting(acc, net, opt, micro, recipe, n:int, parts:int=1)->tuple:
             parts *= 2
             if torch.cuda.is_available(): torch.cuda.empty_cache()
 
-# %% ../nbs/13_training.ipynb #a051ac17
+# %% ../nbs/13_training.ipynb #4a3ded2e
 class Meter:
     "What happened since it was last read; losses stay on the device until then"
     def __init__(self): self.reset()
@@ -421,7 +285,7 @@ class Meter:
         "What was counted so far: loss, labels, pieces, slots, examples, seconds"
         return [sum(float(o) for o in self.loss), self.n, *map(int, self.seen), time.monotonic()-self.t]
     def put(self, state:list[float]):
-        "Count on from there"
+        "Count on from there: a run that is killed between two rows of its log tells in the next one of all its updates"
         loss,n,*seen,ago = state
         self.loss,self.n,self.seen,self.t = [loss],int(n),np.array(seen, int),time.monotonic()-ago
     def add(self, loss, n, *seen):
@@ -465,7 +329,7 @@ def trackers_of(names:str)->list[str]:
         if o not in there: raise ValueError(f"tracker {o} is not installed: pip install {o}, or take it out of `trackers` in settings.ini or XSTILTS_TRACKERS")
     return names.split()
 
-# %% ../nbs/13_training.ipynb #a9e43397
+# %% ../nbs/13_training.ipynb #426f06bf
 class Run:
     "A training under way: where it is, what it has seen, when it should stop"
     def __init__(self, net, recipe:Recipe, folder:Path, total:int, trackers:list=()):
@@ -473,7 +337,6 @@ class Run:
         self.recipe,self.folder,self.total,self.best,self.parts,self.meter = recipe,folder,total,Best(folder),1,Meter()
         lonely = [DistributedDataParallelKwargs(find_unused_parameters=True)] if len(net.heads)>1 else []
         self.acc = Accelerator(mixed_precision='bf16' if precise(recipe, net.encoder.config.hidden_size)=='bfloat16' else 'no', log_with=list(trackers) or None, project_dir=str(folder), kwargs_handlers=lonely)
-        possible(recipe, self.acc.num_processes)
         self.how = means(recipe, net.encoder.train(), self.acc.num_processes)
         if trackers: self.acc.init_trackers('xstilts', config={k: v for k,v in asdict(recipe).items() if v not in ('', 0)})
         if recipe.recompute: net.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs=dict(use_reentrant=False))
@@ -503,14 +366,10 @@ class Run:
     def checkpoint(self):
         "Write one if it is time to; several processes look at the clock of the first with every row of the log"
         every,look = self.recipe.checkpoint_steps,self.acc.num_processes<2 or self.log and self.log[-1]['step']==self.step
-        if not (self.step%every==0 if every else look and agreed(time.monotonic()-self.saved>300, self.acc)) or self.step>=self.total: return
+        if not (self.step%every==0 if every else look and agreed(time.monotonic()-self.saved>300)) or self.step>=self.total: return
         self.best.wait()
         save_checkpoint(self.folder, self.step, self.bare, self.opt, dict(log=self.log, seconds=time.monotonic()-self.began, parts=self.parts, meter=everyones(torch.tensor(self.meter.state(), dtype=torch.float64)).tolist()))
         self.saved = time.monotonic()
-
-def agreed(x:float, acc)->float:
-    "What the first process says, so that all do the same"
-    return float(everyones(torch.tensor([float(x)], dtype=torch.float64))[0]) if acc.num_processes>1 else x
 
 # %% ../nbs/13_training.ipynb #ea1303b4
 def best_row(log:list[dict])->dict|None:
@@ -556,7 +415,7 @@ def train(
         run.checkpoint()
     return finished(run, why, chance)
 
-# %% ../nbs/13_training.ipynb #3da89003
+# %% ../nbs/13_training.ipynb #6c8da042
 def schedule(feed, recipe:Recipe):
     "Every update of a run in order: (epoch, number in the epoch, what it sees)"
     for epoch in range(10**6 if recipe.max_steps else recipe.epochs):
@@ -567,7 +426,7 @@ def total_steps(feed, recipe:Recipe)->int:
     return recipe.max_steps or recipe.epochs*len(feed.epoch(0))
 
 def _scored(run, evaluate):
-    res = agreed(float(evaluate(run.bare)), run.acc)
+    res = agreed(evaluate(run.bare))
     run.bare.train()
     return res
 
