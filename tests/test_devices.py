@@ -7,7 +7,7 @@ CODE = """
 import json, sys
 from xstilts.stages import Cell, run_stage, stages
 from xstilts.store import read_json
-given = dict(target_train_limit=70, target_epochs=2, target_dropout=0., target_eval_steps=3, target_eval_rows=20, **json.loads(sys.argv[2]))
+given = dict(target_train_limit=70, target_epochs=2, target_dropout=0., target_eval_steps=3, target_eval_rows=20)|json.loads(sys.argv[2])
 cell = Cell(model='mini-s', intermediate='none', target=sys.argv[1], seed=0, settings=given)
 seen = []
 made = read_json(run_stage(stages(cell)[-1], seen.append)/'stage.json')

@@ -131,7 +131,7 @@ def means(
     row = recipe.padding=='auto' and torch.cuda.is_available() and precision=='bfloat16' and not recipe.compile and not unpaddable(encoder)
     return dict(precision=precision, compile=recipe.compile and not why, unpadded=row, notes=[f'torch.compile was not used: {why}'] if why else [])
 
-# %% ../nbs/13_training.ipynb #4986afce
+# %% ../nbs/13_training.ipynb #e0d73626
 class TaskFeed:
     "Batches of one or several encoded tasks, one task per batch"
     def __init__(self,
@@ -170,6 +170,7 @@ class TaskFeed:
 def told_apart(recipe:Recipe)->int:
     "How many pairs of a dual encoder are each other's wrong answers; such a group is never cut, because that would change the loss"
     n = recipe.negatives or recipe.batch_size
+    if n<2: raise ValueError(f"a dual encoder tells answers apart, and {'negatives' if recipe.negatives else 'batch_size'} {n} leaves one alone: give 2 or more")
     if 0<recipe.micro_batch<n: raise ValueError(f"micro_batch {recipe.micro_batch} would cut a group of {n} pairs that are told apart together, and that is another loss: lower `negatives`, or leave micro_batch out")
     return n
 
