@@ -100,10 +100,11 @@ def rate(
     done = (step-warm)/max(1, total-warm)
     return {'linear':1-done, 'cosine':.02+.98*(1+math.cos(math.pi*done))/2, 'constant':1.}[recipe.schedule]
 
-# %% ../nbs/13_recipe.ipynb #63a64ab9
+# %% ../nbs/13_recipe.ipynb #92e0d10c
 def told_apart(recipe:Recipe)->int:
     "How many pairs of a dual encoder are each other's wrong answers; such a group is never cut, because that would change the loss"
     n = recipe.negatives or recipe.batch_size
+    if n<2: raise ValueError(f"a dual encoder tells answers apart, and {'negatives' if recipe.negatives else 'batch_size'} {n} leaves one alone: give 2 or more")
     if 0<recipe.micro_batch<n: raise ValueError(f"micro_batch {recipe.micro_batch} would cut a group of {n} pairs that are told apart together, and that is another loss: lower `negatives`, or leave micro_batch out")
     return n
 
