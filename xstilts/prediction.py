@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['PRECISIONS', 'best_spans', 'outputs', 'answers', 'predict', 'save_predictions', 'read_predictions']
 
-# %% ../nbs/21_prediction.ipynb #3420fb0c
+# %% ../nbs/21_prediction.ipynb #31958e6c
 from pathlib import Path
 import numpy as np
 import torch
-from .batches import budgeted,collate,fetched,placed
+from .batches import passes
 from .config import choose
 from .heads import first_position
 from .tasks import Task
@@ -31,7 +31,7 @@ def best_spans(
     real = s.isfinite()
     return s, bi.gather(1, at//ei.shape[1])*real, ei.gather(1, at%ei.shape[1])*real, logits[:,0].sum(-1)
 
-# %% ../nbs/21_prediction.ipynb #cdf8e45f
+# %% ../nbs/21_prediction.ipynb #01c7dfd5
 PRECISIONS = ('float32','bfloat16')
 
 def outputs(
@@ -45,18 +45,14 @@ def outputs(
     choose('precision', precision, PRECISIONS)
     if not len(enc): raise ValueError(f"{task}: there are no rows to predict")
     net.eval()
-    kind,device,first,res = net.heads[task].kind, next(net.parameters()).device, first_position(net.encoder), []
+    kind,res = net.heads[task].kind,[]
     enc = Encoded(ids=enc.ids, starts=enc.starts, pos=enc.pos, row=enc.row, y={k: enc.y[o] for k,o in (('labels','begin'),('second','second')) if o in enc.y and (k!='labels' or kind=='span')})
-    def stream():
-        for ix in budgeted(enc.lengths, budget, device.type):
-            b = placed(collate(enc, ix, pad, first), device)
-            inside = b.pop('labels')>=0 if kind=='span' else None
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision=='bfloat16'): out = net.logits(b, task)
-            yield ix, _chosen(kind, out.float(), inside)
-    with torch.inference_mode():
-        for ix,parts in fetched(stream()):
-            if not res: res = [_room(kind, o, enc) for o in parts]
-            for to,o in zip(res, parts, strict=True): _put(kind, to, o, ix, enc)
+    def run(b):
+        inside = b.pop('labels')>=0 if kind=='span' else None
+        return _chosen(kind, net.logits(b, task).float(), inside)
+    for ix,parts in passes(enc, run, next(net.parameters()).device, pad, first_position(net.encoder), budget, precision):
+        if not res: res = [_room(kind, o, enc) for o in parts]
+        for to,o in zip(res, parts, strict=True): _put(kind, to, o, ix, enc)
     return res
 
 def _chosen(kind, out, inside):

@@ -6,10 +6,10 @@
 __all__ = ['hidden_states', 'embed', 'embed_dual', 'searchable', 'neighbours', 'translate_pairs', 'rank_answers', 'mine',
            'merge_duplicates', 'mined_rows']
 
-# %% ../nbs/22_retrieval.ipynb #499a0d57
+# %% ../nbs/22_retrieval.ipynb #ebdae6c3
 import numpy as np
 import torch
-from .batches import budgeted,collate,fetched,placed
+from .batches import passes
 from .config import choose
 from .heads import POSITIONED,first_position
 from .metrics import K_MAP,best_threshold
@@ -41,7 +41,7 @@ def hidden_states(
         for o in hooks: o.remove()
     return res
 
-# %% ../nbs/22_retrieval.ipynb #31a97dcd
+# %% ../nbs/22_retrieval.ipynb #e7bc1c8e
 def embed(
     encoder, tok, rows,
     layers:tuple,           # hidden states to average, 0 is the embeddings
@@ -53,38 +53,29 @@ def embed(
     encoder.eval()
     enc = encode_plain(tok, rows, max_length=max_length)
     res = {o: np.empty((len(enc), encoder.config.hidden_size), np.float32) for o in layers}
-    device,first = next(encoder.parameters()).device, first_position(encoder)
-    def stream():
-        for ix in budgeted(enc.lengths, budget, device.type):
-            b = placed(collate(enc, ix, tok.pad_token_id, first), device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision=='bfloat16'): hs = hidden_states(encoder, b, layers)
-            m = b['attention_mask'][...,None]
-            yield ix, tuple(torch.nn.functional.normalize((hs[o].float()*m).sum(1)/m.sum(1), dim=-1) for o in layers)
-    with torch.inference_mode():
-        for ix,vs in fetched(stream()):
-            for o,v in zip(layers, vs, strict=True): res[o][ix] = v
+    def run(b):
+        hs,m = hidden_states(encoder, b, layers),b['attention_mask'][...,None]
+        return tuple(torch.nn.functional.normalize((hs[o].float()*m).sum(1)/m.sum(1), dim=-1) for o in layers)
+    for ix,vs in passes(enc, run, next(encoder.parameters()).device, tok.pad_token_id, first_position(encoder), budget, precision):
+        for o,v in zip(layers, vs, strict=True): res[o][ix] = v
     return res
 
-# %% ../nbs/22_retrieval.ipynb #c57a10c3
+# %% ../nbs/22_retrieval.ipynb #02181725
 def embed_dual(
     net, task:str,          # a head of `net` for pairs of query and answer
     tok, rows,              # queries and candidates
     max_length:int,         # pieces of a candidate
     query_length:int=0,     # pieces of a query; 0 for as many
-    budget:int=8192, precision:str='float32',  # as in `embed`
+    budget:int=0, precision:str='float32',  # as in `embed`
 )->np.ndarray:              # (rows, hidden) float32 of length 1
     "Vectors of a trained dual encoder"
     choose('precision', precision, PRECISIONS)
     net.eval()
-    device,first,res = next(net.parameters()).device, first_position(net.encoder), np.empty((len(rows), net.encoder.config.hidden_size), np.float32)
+    res = np.empty((len(rows), net.encoder.config.hidden_size), np.float32)
     for side,n in (('query',query_length or max_length), ('candidate',max_length)):
         at = np.array([i for i,o in enumerate(rows) if o['side']==side], int)
         enc = encode_plain(tok, [dict(text=in_context(rows[i]['text'], rows[i].get('context', ''))) for i in at], max_length=n)
-        def stream():
-            for ix in budgeted(enc.lengths, budget):
-                with torch.autocast(device.type, torch.bfloat16, enabled=precision=='bfloat16'): yield ix, (net.logits(placed(collate(enc, ix, tok.pad_token_id, first), device), task),)
-        with torch.inference_mode():
-            for ix,(v,) in fetched(stream()): res[at[ix]] = v
+        for ix,(v,) in passes(enc, lambda b: (net.logits(b, task),), next(net.parameters()).device, tok.pad_token_id, first_position(net.encoder), budget, precision): res[at[ix]] = v
     return res
 
 def searchable(

@@ -7,8 +7,9 @@ __all__ = ['ALL', 'CELL_KEYS', 'HEADS', 'DEVICES', 'PHASES', 'RECIPES', 'MLM_DOC
            'setting_names', 'Cell', 'recipe', 'Stage', 'unusual', 'device_kind', 'width', 'n_devices', 'sharding',
            'data_print', 'start_print', 'stages', 'trained_as', 'pretraining', 'load_encoder', 'tokens', 'train_stage',
            'dev_sets', 'pieces_of', 'on_dev', 'more_text', 'make_stage', 'run_stage', 'stage_of', 'launched',
-           'describe', 'circumstances', 'prediction_key', 'as_trained', 'precision_of', 'score_key', 'layer_of',
-           'predict_cell', 'ranked', 'run_cell', 'score_cell', 'told_of_data', 'changed_by', 'told_of_change']
+           'describe', 'circumstances', 'prediction_key', 'as_trained', 'precision_of', 'predicted_in', 'score_key',
+           'layer_of', 'predict_cell', 'ranked', 'run_cell', 'score_cell', 'told_of_data', 'changed_by',
+           'told_of_change']
 
 # %% ../nbs/31_stages.ipynb #8c109d51
 import json,os,platform,subprocess,sys,time
@@ -357,7 +358,7 @@ def train_stage(stage:Stage, folder:Path, report=None):
     more = dict(evaluate=on_dev(stage, tok, dev) if dev else None, chance=chance, trackers=trackers_of(settings().trackers), ids=None if stage.head or r.mlm_rate else pieces_of([*sets.values(), *(o for _,_,o in dev)]))
     return net, tok, train(net, more_text(stage, feed, tok, first_position(encoder)), r, stage.seed, folder, report, **more)
 
-# %% ../nbs/31_stages.ipynb #be1b946b
+# %% ../nbs/31_stages.ipynb #cd98d2d0
 def dev_sets(stage, tok, learnt)->list[tuple]:
     "English dev rows of every task of a stage and their ids, None where both sides are encoded apart; what trains cannot select"
     from xstilts.retrieval import searchable
@@ -378,9 +379,10 @@ def on_dev(stage, tok, sets):
     "A function that scores a network on dev rows, the mean over the tasks of the stage"
     from xstilts.prediction import predict
     from xstilts.text2text import predict_text
+    means = predicted_in(stage.recipe, stage.model)
     def say(net, t, rows, enc):
-        if t.dual: return ranked(net, tok, t, rows, stage.recipe)
-        return (predict_text if stage.head else predict)(net, tok, t, rows, enc=enc)
+        if t.dual: return ranked(net, tok, t, rows, stage.recipe, means)
+        return (predict_text if stage.head else predict)(net, tok, t, rows, enc=enc, precision=means)
     def evaluate(net):
         found = [score(t.metric, say(net, t, rows, enc))[metrics[t.metric].main] for t,rows,enc in sets]
         return sum(found)/len(found)
@@ -465,7 +467,7 @@ def circumstances()->dict:
     "Recorded with every result, part of no key"
     return dict(versions={o: version(o) for o in ('xstilts','torch','transformers','tokenizers','datasets','numpy')}, python=platform.python_version(), hardware=device_kind() if device_kind()!='cpu' else f'{platform.machine()} cpu')
 
-# %% ../nbs/31_stages.ipynb #8e08e417
+# %% ../nbs/31_stages.ipynb #1283ef1e
 def prediction_key(cell:Cell)->str:
     "Under which predictions are found"
     s = stages(cell)
@@ -484,7 +486,11 @@ def _means(cell)->dict:
 
 def precision_of(cell:Cell)->str:
     "What a cell predicts and embeds in: on a GPU what its recipe says, else float32"
-    return 'float32' if device_kind()=='cpu' or cell.runtime!='torch' else precise(recipe(cell, 'target'), width(cell.model))
+    return predicted_in(recipe(cell, 'target'), cell.model) if cell.runtime=='torch' else 'float32'
+
+def predicted_in(recipe:Recipe, of:str)->str:
+    "What a model predicts in that was trained with a recipe: on a processor float32"
+    return 'float32' if device_kind()=='cpu' else precise(recipe, width(of))
 
 def score_key(cell:Cell)->str:
     "Under which scores are found"
@@ -497,7 +503,7 @@ def layer_of(cell:Cell)->int|None:
     if res is None: raise ValueError(f"model {cell.model} has no retrieval layer in its row: give `layer`, chosen on development data")
     return res
 
-# %% ../nbs/31_stages.ipynb #405654d1
+# %% ../nbs/31_stages.ipynb #6f531821
 def predict_cell(cell:Cell)->list[dict]:
     "Predictions of all languages of a cell from one loaded model"
     import torch
@@ -512,7 +518,7 @@ def predict_cell(cell:Cell)->list[dict]:
     if not cell.trained: return _retrieve(cell, encoder, tok)
     rows = [o for l in cell.langs for o in cell.rows(l)]
     ids = lambda: tokens(tok, t, lambda: rows, [cell.print(l) for l in cell.langs], r, s[-1].head)
-    if s[-1].head: return predict_text(TextNet(encoder, [t]), tok, t, rows, enc=ids())
+    if s[-1].head: return predict_text(TextNet(encoder, [t]), tok, t, rows, enc=ids(), precision=precision_of(cell))
     net = Net(encoder, [t], pooled=model(cell.model).pooled).to(where)
     net.heads.load_state_dict({t.name+k.removeprefix(s[-1].tasks[0]): v for k,v in load_file(place('models', s[-1].key)/'heads.safetensors').items()})
     if t.dual: return ranked(net, tok, t, rows, r, precision_of(cell))

@@ -7,14 +7,14 @@ __all__ = ['PAWS', 'WAYS', 'INPUT', 'TARGET', 'say_nli', 'read_nli', 'say_paws',
            'read_ner', 'entity_f1', 'padded', 'say_qa', 'read_qa', 'ways', 'encode_text', 'targets', 'TextFeed',
            'seq2seq', 'Pieces', 'TextNet', 'write', 'predict_text', 'told']
 
-# %% ../nbs/15_text2text.ipynb #32c9bc08
+# %% ../nbs/15_text2text.ipynb #2f0be053
 import unicodedata
 from pathlib import Path
 from types import MappingProxyType
 import numpy as np
 import torch
 from torch import Tensor,nn
-from .batches import budgeted,collate
+from .batches import collate,passes
 from .config import revision
 from .heads import SPANS,classes,config_of,filled,readable
 from .tasks import NER,Task,tasks
@@ -180,33 +180,33 @@ class TextNet(nn.Module):
         out = self.encoder(input_ids=b['input_ids'], attention_mask=b['attention_mask'], labels=b['labels'])
         return classes(out.logits, b['labels'])
 
-# %% ../nbs/15_text2text.ipynb #947b9d72
+# %% ../nbs/15_text2text.ipynb #04730f2a
 def write(
     net:TextNet, tok,
     enc:Encoded,
     longest:int,          # pieces that are written at most
     budget:int=0,         # pieces of inputs per batch, padding included; 0 for that of the device
+    precision:str='float32',  # a row of `prediction.PRECISIONS`
 )->list[str]:
     "What the model writes for each example"
     net.eval()
     model,res = net.encoder,['']*len(enc)
-    device,start = next(model.parameters()).device, model.config.pad_token_id
-    with torch.inference_mode():
-        for ix in budgeted(enc.lengths, budget, device.type):
-            b = collate(enc, ix, tok.pad_token_id)
-            out = model.generate(input_ids=b['input_ids'].to(device), attention_mask=b['attention_mask'].to(device), max_new_tokens=longest, do_sample=False, num_beams=1,
-                decoder_start_token_id=start, pad_token_id=start, eos_token_id=tok.eos_token_id)
-            for i,text in zip(ix, tok.batch_decode(out, skip_special_tokens=True)): res[i] = text
+    start = model.config.pad_token_id
+    def run(b): return (model.generate(input_ids=b['input_ids'], attention_mask=b['attention_mask'], max_new_tokens=longest, do_sample=False, num_beams=1,
+        decoder_start_token_id=start, pad_token_id=start, eos_token_id=tok.eos_token_id),)
+    for ix,(out,) in passes(enc, run, next(model.parameters()).device, tok.pad_token_id, budget=budget, precision=precision):
+        for i,text in zip(ix, tok.batch_decode(out, skip_special_tokens=True)): res[i] = text
     return res
 
 def predict_text(
     net:TextNet, tok, task:Task, rows,
     max_length:int=INPUT, budget:int=0,
     enc:Encoded|None=None,  # `rows` as ids where they are at hand
+    precision:str='float32',  # as in `write`
 )->list[dict]:              # as `prediction.predict`, with `written`, the text, and `lost`, how much of it is no answer
     "Predict rows of any languages by what is written for them"
     enc = encode_text(tok, rows, task, max_length) if enc is None else enc
-    texts,read = write(net, tok, enc, TARGET[task.kind], budget),ways(task.name)[1]
+    texts,read = write(net, tok, enc, TARGET[task.kind], budget, precision),ways(task.name)[1]
     made = [read(t, o) for t,o in zip(texts, rows, strict=True)]
     return [dict(id=o['id'], lang=o['lang'], cluster=o['cluster'], **d, prob=[], written=t, lost=n) for o,t,(d,n) in zip(rows, texts, made)]
 
