@@ -162,6 +162,52 @@ def test_every_family_can_be_sharded(tmp_path):
         for k in x: assert torch.allclose(x[k], y[k], rtol=1e-3, atol=1e-4), (name, k, (x[k]-y[k]).abs().max())
 
 
+WRITES = """
+import json, os, sys
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+sys.path.insert(0, 'tests')
+from test_families import FAMILIES, rows, toy_tokenizer
+from xstilts.tasks import tasks
+from xstilts.text2text import TextFeed, TextNet, encode_text, seq2seq, write
+from xstilts.training import Recipe, first, train, whole
+to = Path(sys.argv[1])
+at = str(to/f"mt5{os.environ.get('RANK', 0)}")
+specials, one, two, names, config, cls = FAMILIES['mt5']
+tok = toy_tokenizer(specials, one, two, names)
+torch.manual_seed(0)
+cls(config(len(tok))).save_pretrained(at)
+few = {o: rows(o, 'dev')[:9] for o in ('xnli', 'panx')}
+enc = {o: encode_text(tok, d, tasks[o], 64) for o, d in few.items()}
+net = TextNet(seq2seq(at), [tasks[o] for o in few])
+r = Recipe(lr=1e-2, epochs=2, batch_size=4, micro_batch=2, eval_steps=3, optimiser='adafactor', precision='float32')
+texts = []
+def score(n):
+    texts.append(write(n, tok, enc['panx'], 6))
+    return float(sum(map(len, texts[-1])))
+log = train(net, TextFeed(enc, r, 0, tok.pad_token_id, 0), r, 0, to/'work', evaluate=score)
+state = whole(net.state_dict())
+if first():
+    save_file(state, to/'net.safetensors')
+    (to/'log.json').write_text(json.dumps(dict(log=[dict(loss=o['loss'], dev=o['dev'], labels=o['labels'], padding=o['padding']) for o in log], texts=texts)))
+"""
+
+
+@two_cores
+def test_a_model_that_writes_can_be_sharded(tmp_path):
+    "mT5 with its decoder, in two forward passes an update, writing dev rows in between: losses, texts and weights of one process."
+    for n in (1, 2):
+        (tmp_path/str(n)).mkdir()
+        for code, _, err in together(n, WRITES, tmp_path/str(n), XSTILTS_SHARDING='fsdp' if n>1 else 'none'): assert code==0, err[-3000:]
+    one, two = (json.loads((tmp_path/str(n)/'log.json').read_text()) for n in (1, 2))
+    same_log(one, two, 1e-5)
+    assert one['texts']==two['texts'] and any(''.join(o) for o in one['texts'])
+    x, y = (load_file(tmp_path/str(n)/'net.safetensors') for n in (1, 2))
+    assert x.keys()==y.keys()
+    for k in x: assert torch.allclose(x[k], y[k], rtol=1e-3, atol=1e-4), k
+
+
 RESUMED = """
 import os, sys
 from pathlib import Path
