@@ -84,6 +84,15 @@ def test_one_cell_is_rendered_again(whole):
     assert res.returncode==2 and 'score-nonsense' in res.stderr and 'Traceback' not in res.stderr
 
 
+def test_a_report_counts_same_data_where_it_is_asked_to(whole):
+    "The note under the main table says what the mean of the gains leaves out."
+    report = whole/'reports'/'tiny'/'report.ipynb'
+    for flag, left_out in (([], True), (['--same-data'], False), ([], True)):
+        res = subprocess.run(command(whole, 'report', *flag), cwd=root, env=at(whole), capture_output=True, text=True)
+        assert res.returncode==0, res.stderr
+        assert ('without those at their floor and without same data' in report.read_text())==left_out
+
+
 @pytest.mark.parametrize('name', ['50_stage', '51_cell', '60_intermediate_tasks'])
 def test_template_runs_by_plain_papermill(name, whole, tmp_path):
     "As JupyterLab runs it: from the folder of the notebooks, on a fresh kernel, with its own defaults; the study on one that is in the store."

@@ -67,7 +67,7 @@ def logs_verb(args)->int:
     for o in found: print(f"{o.stem}: {read_json(o)['title']}\n{read_json(o)['trace']}")
     return 0
 
-# %% ../nbs/49_cli.ipynb #6fc58ac6
+# %% ../nbs/49_cli.ipynb #c0d705e0
 def retry_verb(args)->int:
     "Run again what failed, and what waited for it"
     from xstilts.engine import failure
@@ -85,10 +85,19 @@ def _report_study(args):
     args.file = args.what
     nodes = _nodes(args)
     last = next(o for o in nodes.values() if o.kind=='report')
+    if args.same_data: last = _with_same_data(last)
     error = run_node(last, fork=False)
     if error: raise ValueError(f'the report could not be rendered: {error}')
     print(collect(nodes, whole=all(done(o) for o in nodes.values() if o.kind!='report'))/'report.ipynb')
     return 0
+
+def _with_same_data(node):
+    "The report whose mean gains count gains on the target's own training rows too"
+    from dataclasses import replace
+    from papermill import inspect_notebook
+    from xstilts.config import settings
+    if 'same_data' not in inspect_notebook(str(settings().nbs_path/f'{node.notebook}.ipynb')): raise ValueError(f'--same-data: {node.notebook} has no mean of gains; leave it out')
+    return replace(node, params=node.params|dict(same_data=True))
 
 # %% ../nbs/49_cli.ipynb #6dc6e566
 def _report_node(part):
@@ -206,10 +215,10 @@ def checkup():
     from xstilts.models import models
     yield 'miniature encoder', backbone(folder_of(models['mini'])) is not None, 'loads'
 
-# %% ../nbs/49_cli.ipynb #d29c2ea2
+# %% ../nbs/49_cli.ipynb #aed534d1
 VERBS = dict(plan=(plan_verb,'show the grid of a study: trainings, cells, what is done','file json'), run=(run_verb,'execute what is not done','file jobs fresh'),
     status=(status_verb,'how far a study is','file json'), logs=(logs_verb,'why a node failed','node'), retry=(retry_verb,'run failed nodes again','file jobs fresh'),
-    report=(report_verb,'render the report of a study, or of one of its nodes, again','what'), publish=(publish_verb,'build the site of all reports','to'),
+    report=(report_verb,'render the report of a study, or of one of its nodes, again','what same'), publish=(publish_verb,'build the site of all reports','to'),
     data=(data_verb,'what an origin of data has, or fetch what a study needs','origin ahead json'), export=(export_verb,'write predictions of a study or a cell in the layout of XTREME, or a model for transformers','what folder'),
     score=(score_verb,'score a folder in the layout of XTREME or XTREME-R','pair json'), doctor=(doctor_verb,'what is wrong here and how to mend it',''))
 
@@ -221,6 +230,7 @@ def parser()->argparse.ArgumentParser:
         v = verbs.add_parser(name, help=say, description=say)
         if 'file' in flags: v.add_argument('file', help='a study file, or the name of one in params/')
         if 'what' in flags: v.add_argument('what', help='a study file, the name of one in params/, or a part of the key of a node')
+        if 'same' in flags: v.add_argument('--same-data', action='store_true', help="count gains on a target's own training rows in the mean of the gains too")
         if 'node' in flags: v.add_argument('node', help='a part of the key of a node')
         if 'origin' in flags: v.add_argument('origin', nargs='?', help='mini, hub or mirror')
         if 'ahead' in flags:
