@@ -30,7 +30,7 @@ demo: setup
 # Library notebooks, then repository checks, end to end and faults
 test: setup
 	cd nbs && OMP_NUM_THREADS=1 ../$(BIN)/nbdev-test --file-re '^[0-4]' --n-workers 2
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
 
 # Before a commit: export, clean, test
 check: setup

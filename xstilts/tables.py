@@ -37,17 +37,18 @@ def items_of(cell:Cell)->dict[str,Items]:
         res[lang] = Items(ids=ids, clusters=clusters, stats=stats)
     return {l: res[l] for l in cell.langs}
 
-# %% ../nbs/41_tables.ipynb #86116a4f
+# %% ../nbs/41_tables.ipynb #7d795f6d
 def majority(cell:Cell)->dict[str,float]|None:
     "Points per language of always giving the most frequent answer of the training task; None where there is no such answer"
     from xstilts.data import train_rows
     t,metric = tasks[cell.target],tasks[cell.target].metric
-    seen = recipe(cell, 'target').train_limit
+    r = recipe(cell, 'target')
+    seen = train_rows(cell.data, cell.target, r.train_limit, r.train_from, r.match) if t.kind in ('pair','choice','tags') else ()
     if t.kind in ('pair','choice'):
-        top = Counter(o['label'] for o in train_rows(cell.data, cell.target, seen)).most_common(1)[0][0]
+        top = Counter(o['label'] for o in seen).most_common(1)[0][0]
         return {l: score(metric, [dict(gold=o['label'], pred=top) for o in cell.rows(l)])[metrics[metric].main] for l in cell.langs}
     if t.kind=='tags':
-        top = Counter(x for o in train_rows(cell.data, cell.target, seen) for x in o['tags'] if x!='O').most_common(1)[0][0]
+        top = Counter(x for o in seen for x in o['tags'] if x!='O').most_common(1)[0][0]
         return {l: score(metric, [dict(gold=list(o['tags']), pred=[top]*len(o['tags'])) for o in cell.rows(l)])[metrics[metric].main] for l in cell.langs}
     return None
 
