@@ -1,6 +1,7 @@
 """One training over several processes, each with all of the weights or with a share of them: the numbers of one process, from the same function."""
 import json
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -96,6 +97,27 @@ def test_a_number_of_devices_that_is_none(tmp_path):
     assert res.returncode and f'devices is 1000, and this machine has {os.cpu_count()} core' in res.stderr
     res = trained(tmp_path, 2, 'zero')
     assert res.returncode and "unknown sharding 'zero'" in res.stderr
+
+
+KEPT = """
+import resource, torch
+from xstilts.devices import kept_memory
+def faults():
+    "Pages that a block asks for where a larger one was freed before"
+    for mb in (200, 100):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.empty(mb, 2**20, dtype=torch.uint8).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt-before
+with kept_memory(): kept = faults()
+print(kept, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0]!='glibc', reason='memory is kept where the C library is glibc')
+def test_memory_is_kept_and_given_back():
+    "Within, a block that was freed costs no new pages; behind, it does again."
+    kept, given_back = map(int, subprocess.run([sys.executable, '-c', KEPT], cwd=root, env=os.environ|CPU, capture_output=True, text=True, check=True).stdout.split())
+    assert kept<given_back/10
 
 
 FAMILY = """

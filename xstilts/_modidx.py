@@ -85,6 +85,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'xstilts.devices.fill': ('devices.html#fill', 'xstilts/devices.py'),
                                  'xstilts.devices.first': ('devices.html#first', 'xstilts/devices.py'),
                                  'xstilts.devices.in_one': ('devices.html#in_one', 'xstilts/devices.py'),
+                                 'xstilts.devices.kept_memory': ('devices.html#kept_memory', 'xstilts/devices.py'),
                                  'xstilts.devices.layers': ('devices.html#layers', 'xstilts/devices.py'),
                                  'xstilts.devices.own_state': ('devices.html#own_state', 'xstilts/devices.py'),
                                  'xstilts.devices.sharded': ('devices.html#sharded', 'xstilts/devices.py'),

@@ -8,7 +8,7 @@ __all__ = ['TaskFeed', 'WithMLM', 'save_checkpoint', 'load_checkpoint', 'Best', 
            'accelerator', 'Run', 'agreed', 'best_row', 'enough', 'train', 'decayed', 'learn', 'schedule', 'total_steps',
            'finished']
 
-# %% ../nbs/13_training.ipynb #19e341ed
+# %% ../nbs/13_training.ipynb #a8f04b5e
 import json,math,os,shutil,threading,time
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from .batches import collate,mixed,order
 from .config import choose,settings
-from .devices import alone,everyones,fill,first,in_one,own_state,sharded,spread,whole
+from .devices import alone,everyones,fill,first,in_one,kept_memory,own_state,sharded,spread,whole
 from .recipe import Recipe,means,possible,precise,rate,told_apart
 from .unpadded import row_of,unpad
 from .vocabulary import only_rows
@@ -342,8 +342,9 @@ def enough(log:list[dict], recipe:Recipe, chance:float|None)->str:
     if recipe.stop_collapsed and chance and log and log[-1]['step']>=.4*log[-1]['total']: return collapsed(log, chance)
     return ''
 
-# %% ../nbs/13_training.ipynb #17409c32
+# %% ../nbs/13_training.ipynb #2cb50bc7
 @own_state()
+@kept_memory()
 def train(
     net,                  # a `Net`
     feed,                 # with `epoch` and `micro`
