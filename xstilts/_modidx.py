@@ -486,6 +486,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'xstilts.retrieval._largest': ('retrieval.html#_largest', 'xstilts/retrieval.py'),
                                    'xstilts.retrieval._ordered': ('retrieval.html#_ordered', 'xstilts/retrieval.py'),
                                    'xstilts.retrieval._side': ('retrieval.html#_side', 'xstilts/retrieval.py'),
+                                   'xstilts.retrieval.each_once': ('retrieval.html#each_once', 'xstilts/retrieval.py'),
                                    'xstilts.retrieval.embed': ('retrieval.html#embed', 'xstilts/retrieval.py'),
                                    'xstilts.retrieval.embed_dual': ('retrieval.html#embed_dual', 'xstilts/retrieval.py'),
                                    'xstilts.retrieval.hidden_states': ('retrieval.html#hidden_states', 'xstilts/retrieval.py'),

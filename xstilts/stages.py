@@ -503,7 +503,7 @@ def layer_of(cell:Cell)->int|None:
     if res is None: raise ValueError(f"model {cell.model} has no retrieval layer in its row: give `layer`, chosen on development data")
     return res
 
-# %% ../nbs/31_stages.ipynb #6f531821
+# %% ../nbs/31_stages.ipynb #f7fc728e
 def predict_cell(cell:Cell)->list[dict]:
     "Predictions of all languages of a cell from one loaded model"
     import torch
@@ -527,14 +527,16 @@ def predict_cell(cell:Cell)->list[dict]:
 
 def ranked(net, tok, task, rows, recipe:Recipe, precision:str='float32')->list[dict]:
     "What a trained dual encoder finds for every query"
-    from xstilts.retrieval import embed_dual,rank_answers
-    return rank_answers(rows, embed_dual(net, task.name, tok, rows, recipe.max_length, recipe.query_length, precision=precision), shared=task.name=='mewslix')
+    from xstilts.retrieval import each_once,embed_dual,rank_answers
+    shared = task.name=='mewslix'
+    rows = each_once(rows) if shared else rows
+    return rank_answers(rows, embed_dual(net, task.name, tok, rows, recipe.max_length, recipe.query_length, precision=precision), shared, next(net.parameters()).device.type)
 
-# %% ../nbs/31_stages.ipynb #3dd9c2fc
+# %% ../nbs/31_stages.ipynb #e51f63b7
 def _retrieve(cell, encoder, tok):
     "Tatoeba and BUCC, LAReQA and Mewsli-X with `dual: false`: a layer as it is; BUCC's threshold comes from the dev pools"
     from xstilts.heads import longest
-    from xstilts.retrieval import embed,merge_duplicates,mined_rows,rank_answers,translate_pairs
+    from xstilts.retrieval import each_once,embed,merge_duplicates,mined_rows,rank_answers,translate_pairs
     layer,mining,kept,where = layer_of(cell),cell.target in ('bucc2018','bucc2018_gold'),{},dict(device=encoder.device.type)
     most = min(o for o in (tasks[cell.target].max_length, tok.model_max_length, longest(encoder)) if o)
     def vectors(rows, side, split):
@@ -548,8 +550,9 @@ def _retrieve(cell, encoder, tok):
         if mining: parts = [merge_duplicates(o) for o in parts]
         return *parts, *[vectors(o, s, split) for s,o in zip(('foreign','english'), parts)]
     if cell.target in ('lareqa','mewslix'):
-        rows = [o for l in cell.langs for o in cell.rows(l)]
-        return rank_answers(rows, vectors(rows, 'all', cell.split), shared=cell.target=='mewslix', **where)
+        shared,rows = cell.target=='mewslix',[o for l in cell.langs for o in cell.rows(l)]
+        rows = each_once(rows) if shared else rows
+        return rank_answers(rows, vectors(rows, 'all', cell.split), shared, **where)
     res = []
     for l in cell.langs:
         if not mining: res += translate_pairs(*sides(l, cell.split), **where)
