@@ -137,7 +137,7 @@ def _gains(res, by, items, weights, index, sums):
         var,df = pooled_seed_variance({k: v[l] for k,v in values.items() if len(v[l])>1})
         for k,v in values.items(): res.gains.setdefault(k, {})[l] = gain(v[l], np.stack([d[l] for d in draws[k]]), var, df)
 
-# %% ../nbs/41_tables.ipynb #05a9e01d
+# %% ../nbs/41_tables.ipynb #a8107d41
 def at_floor(res:Results, setup:str, target:str)->bool:
     "Is the baseline no better than its floors? Its gains are then not interpreted"
     base = res.intervals.get((setup,'none',target))
@@ -160,6 +160,7 @@ def average_gains(
     pooled = pooled_seed_variance({g: v for g,v in values.items() if len(v)>1})
     return {g: (gain(v, draws[g], *pooled), [k[2] for k in groups[g]]) for g,v in values.items()}
 
+# %% ../nbs/41_tables.ipynb #e7901b1f
 def main_table(
     res:Results,
     same_data:bool=False,  # as in `average_gains`
