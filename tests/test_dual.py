@@ -74,6 +74,25 @@ def test_negatives_are_those_of_the_group():
         assert got==pytest.approx(float(want), rel=1e-4)
 
 
+def test_a_budget_of_pieces_keeps_pairs_and_groups(tmp_path):
+    "Under `token_budget` an update holds as many whole pairs as fit, told apart in groups; every pair is seen once, and one that fits no update is an error."
+    _, tok = load_encoder(None, 'mini')
+    rows = train_rows('mini', 'lareqa', 24)
+    enc = encode_dual(tok, rows, 64, 24)
+    longest = int(enc.lengths.max())
+    def feed(budget): return TaskFeed(dict(lareqa=enc), Recipe(token_budget=budget, negatives=2), 0, tok.pad_token_id, 2, duals=('lareqa',))
+    made = feed(2*longest*5)
+    updates = [ix for _, ix in made.epoch(0)]
+    assert sorted(np.concatenate(updates).tolist())==list(range(2*len(rows))) and len({len(o) for o in updates})>1
+    for ix in updates:
+        assert (ix[1::2]==ix[0::2]+1).all() and enc.lengths[ix].max()*len(ix)<=2*longest*5
+        assert sum(len(b['input_ids']) for _, b in made.micro(('lareqa', ix)))==len(ix) and all(b['whole'] and len(b['input_ids'])<=4 for _, b in made.micro(('lareqa', ix)))
+    r = Recipe(token_budget=2*longest*5, negatives=2, epochs=1, max_length=64, query_length=24)
+    net = Net(new_encoder(len(tok), layers=1, hidden=16, heads=2, max_length=64), [tasks['lareqa']])
+    assert sum(o['labels'] for o in train(net, made, r, 0, tmp_path/'work', log_every=1))==len(rows)
+    with pytest.raises(ValueError, match=f'hold no example of {longest}'): feed(2*longest-2).epoch(0)
+
+
 def test_lareqa_of_the_miniature(tmp_path):
     "A stage of its own, its weights read back, scores of both sides of the same folder; the plain encoder is another cell."
     cell = Cell(model='random:mini', intermediate='none', target='lareqa', seed=0, settings=dict(eval_limit=10, languages='de en', target_train_limit=32, target_epochs=1))
@@ -128,6 +147,7 @@ def test_mewslix_from_a_folder(folder, tmp_path):
     assert {l: o['n'] for l, o in res['scores'].items()}==dict(de=8, en=8) and 0<res['scores']['de']['map20']<=100
     made = read_json(place('models', res['stages'][-1])/'stage.json')
     assert (made['recipe']['batch_size'], made['recipe']['max_length'], made['log'][-1]['labels'], 'dev' in made['log'][-1])==(32, 64, 8, True)
+    for o in predict_cell(mewslix(target_negatives=2, target_eval_steps=1)): assert sorted(o['pred'])==sorted(f'Q {c}' for c in CITIES)  # each entity is a candidate once, not once per language
     out = export_cell(mewslix(target_negatives=2, target_eval_steps=1), tmp_path/'out', part=True)
     assert json.loads((out/'labels'/'mewslix'/'test-de.json').read_text())['test de Ulm']==['Q Ulm']
     got = score_folder(out/'predictions', out/'labels', 'xtreme-r', langs='de en')['tasks']['mewslix']['languages']

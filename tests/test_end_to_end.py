@@ -93,6 +93,13 @@ def test_a_report_counts_same_data_where_it_is_asked_to(whole):
         assert ('without those at their floor and without same data' in report.read_text())==left_out
 
 
+@pytest.mark.parametrize('what, why', [('pretraining', '61_pretraining has no mean of gains'), ('score-mini-none-udpos', "no study file is called 'score-mini-none-udpos'")])
+def test_a_mean_that_is_not_there_counts_nothing(what, why, whole):
+    "The flag is refused where nothing would follow from it, before anything is rendered."
+    res = subprocess.run([str(xstilts), 'report', what, '--same-data'], cwd=root, env=at(whole), capture_output=True, text=True)
+    assert res.returncode==2 and why in res.stderr and 'Traceback' not in res.stderr
+
+
 @pytest.mark.parametrize('name', ['50_stage', '51_cell', '60_intermediate_tasks'])
 def test_template_runs_by_plain_papermill(name, whole, tmp_path):
     "As JupyterLab runs it: from the folder of the notebooks, on a fresh kernel, with its own defaults; the study on one that is in the store."

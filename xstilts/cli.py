@@ -67,7 +67,7 @@ def logs_verb(args)->int:
     for o in found: print(f"{o.stem}: {read_json(o)['title']}\n{read_json(o)['trace']}")
     return 0
 
-# %% ../nbs/49_cli.ipynb #c0d705e0
+# %% ../nbs/49_cli.ipynb #936c21c3
 def retry_verb(args)->int:
     "Run again what failed, and what waited for it"
     from xstilts.engine import failure
@@ -77,7 +77,9 @@ def retry_verb(args)->int:
 
 def report_verb(args)->int:
     "Render again from the store: the report of a study, or the notebook of a training or a cell"
-    return _report_study(args) if study_path(args.what).exists() else _report_node(args.what)
+    if study_path(args.what).exists(): return _report_study(args)
+    if args.same_data: raise ValueError(f'--same-data is for the report of a study, and no study file is called {args.what!r}: leave it out')
+    return _report_node(args.what)
 
 def _report_study(args):
     "Cells that are missing are said to be"
