@@ -50,9 +50,9 @@ site: setup
 SIZES   ?= mini small base
 DEVICE  ?= cpu
 THREADS ?= 2
-BENCH_mini  := -p batches 6 -p rows 16 -p repeats 3 -p candidates "1000x1000 20000x40000" -p dim 0 -p seeds 3 -p growth 4
-BENCH_small := -p batches 4 -p rows 8 -p repeats 3 -p candidates "1000x1000 20000x40000" -p dim 0 -p seeds 0 -p growth 0
-BENCH_base  := -p batches 2 -p rows 2 -p repeats 3 -p candidates "1000x1000 20000x40000" -p dim 0 -p seeds 0 -p growth 0
+BENCH_mini  := -p batches 30 -p rows 16 -p repeats 3 -p candidates "1000x1000 20000x40000" -p dim 0 -p seeds 3 -p growth 4
+BENCH_small := -p batches 10 -p rows 8 -p repeats 3 -p candidates "1000x1000 20000x40000" -p dim 0 -p seeds 0 -p growth 0
+BENCH_base  := -p batches 4 -p rows 8 -p repeats 3 -p candidates "1000x1000 20000x40000" -p dim 0 -p seeds 0 -p growth 0
 BENCH_large := -p batches 25 -p rows 64 -p repeats 5 -p candidates "1000x1000 20000x40000 200000x400000" -p dim 0 -p compiled True -p seeds 0 -p growth 4
 bench: setup
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e '.[bench]'
