@@ -48,8 +48,8 @@ def order(
     batches = [b for o in parts for b in cut(o[np.argsort(lengths[o], kind='stable')])]
     return [batches[i] for i in rng.permutation(len(batches))]
 
-# %% ../nbs/11_batches.ipynb #2e0849cc
-BUDGETS = dict(cpu=(2048,64), cuda=(32768,4096))  # kind of device -> pieces of a batch, padding included; pieces in whose time a batch is begun
+# %% ../nbs/11_batches.ipynb #2db8b4d1
+BUDGETS = {'cpu':(2048,64), 'cpu in bfloat16':(4096,512), 'cuda':(32768,4096)}  # kind of device -> pieces of a batch, padding included; pieces in whose time a batch is begun
 
 def _ends(
     levels:np.ndarray,   # lengths in pieces, longest first
@@ -162,7 +162,7 @@ def _read(ix, host, done):
     done.synchronize()
     return ix, [o.numpy() for o in host]
 
-# %% ../nbs/11_batches.ipynb #5be005d6
+# %% ../nbs/11_batches.ipynb #2da195e1
 def halved(
     ix:np.ndarray,  # examples of a batch
     run,            # examples -> anything
@@ -185,8 +185,13 @@ def passes(
     budget:int=0,     # pieces per batch, padding included; 0 for that of the device
     precision:str='float32',  # what matrices are multiplied in: float32 or bfloat16
 ):                    # yields examples and a list of numpy arrays
-    "What `run` makes of every batch, without gradients, longest first"
+    "What `run` makes of every batch, without gradients, longest first; weights are cast to bfloat16 once for all of them"
     import torch
+    half = precision=='bfloat16'
+    kind = 'cpu in bfloat16' if half and device.type=='cpu' else device.type
     def one(ix):
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision=='bfloat16'): return run(placed(collate(enc, ix, pad, first), device))
-    return fetched(o for ix in budgeted(enc.lengths, budget, device.type) for o in halved(ix, one))
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half): return run(placed(collate(enc, ix, pad, first), device))
+    torch.autocast_increment_nesting()  # autocast forgets what it has cast when its outermost block ends, and in inference mode it remembers nothing
+    try: yield from fetched(o for ix in budgeted(enc.lengths, budget, kind) for o in halved(ix, one))
+    finally:
+        if not torch.autocast_decrement_nesting(): torch.clear_autocast_cache()
