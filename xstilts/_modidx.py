@@ -5,6 +5,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'xstilts.batches._read': ('batches.html#_read', 'xstilts/batches.py'),
                                  'xstilts.batches._within': ('batches.html#_within', 'xstilts/batches.py'),
                                  'xstilts.batches.budgeted': ('batches.html#budgeted', 'xstilts/batches.py'),
+                                 'xstilts.batches.cast_once': ('batches.html#cast_once', 'xstilts/batches.py'),
                                  'xstilts.batches.collate': ('batches.html#collate', 'xstilts/batches.py'),
                                  'xstilts.batches.fetched': ('batches.html#fetched', 'xstilts/batches.py'),
                                  'xstilts.batches.halved': ('batches.html#halved', 'xstilts/batches.py'),

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['ORDERS', 'BUDGETS', 'SAMPLING', 'order', 'budgeted', 'shares', 'mixed', 'collate', 'placed', 'fetched', 'halved',
-           'passes']
+           'cast_once', 'passes']
 
-# %% ../nbs/11_batches.ipynb #a1a2c14f
+# %% ../nbs/11_batches.ipynb #b513689d
+from contextlib import contextmanager
 from itertools import cycle
 import numpy as np
 from .config import choose
@@ -162,7 +163,7 @@ def _read(ix, host, done):
     done.synchronize()
     return ix, [o.numpy() for o in host]
 
-# %% ../nbs/11_batches.ipynb #2da195e1
+# %% ../nbs/11_batches.ipynb #32866e39
 def halved(
     ix:np.ndarray,  # examples of a batch
     run,            # examples -> anything
@@ -177,6 +178,15 @@ def halved(
     if torch.cuda.is_available(): torch.cuda.empty_cache()
     for o in np.array_split(ix, 2): yield from halved(o, run)
 
+@contextmanager
+def cast_once():
+    "Within it autocast remembers which weights it has cast, so they must not change; without, it forgets them whenever its outermost block ends, and in inference mode it remembers nothing"
+    import torch
+    torch.autocast_increment_nesting()
+    try: yield
+    finally:
+        if not torch.autocast_decrement_nesting(): torch.clear_autocast_cache()
+
 def passes(
     enc:Encoded,
     run,              # a batch on the device -> a tuple of tensors, the first axis that of the batch
@@ -185,13 +195,10 @@ def passes(
     budget:int=0,     # pieces per batch, padding included; 0 for that of the device
     precision:str='float32',  # what matrices are multiplied in: float32 or bfloat16
 ):                    # yields examples and a list of numpy arrays
-    "What `run` makes of every batch, without gradients, longest first; weights are cast to bfloat16 once for all of them"
+    "What `run` makes of every batch, without gradients, longest first; within `cast_once` weights are cast to bfloat16 once for all of them"
     import torch
     half = precision=='bfloat16'
     kind = 'cpu in bfloat16' if half and device.type=='cpu' else device.type
     def one(ix):
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half): return run(placed(collate(enc, ix, pad, first), device))
-    torch.autocast_increment_nesting()  # autocast forgets what it has cast when its outermost block ends, and in inference mode it remembers nothing
-    try: yield from fetched(o for ix in budgeted(enc.lengths, budget, kind) for o in halved(ix, one))
-    finally:
-        if not torch.autocast_decrement_nesting(): torch.clear_autocast_cache()
+    return fetched(o for ix in budgeted(enc.lengths, budget, kind) for o in halved(ix, one))

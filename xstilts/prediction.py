@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['PRECISIONS', 'best_spans', 'outputs', 'answers', 'predict', 'save_predictions', 'read_predictions']
 
-# %% ../nbs/21_prediction.ipynb #31958e6c
+# %% ../nbs/21_prediction.ipynb #2544f0fb
 from pathlib import Path
 import numpy as np
 import torch
-from .batches import passes
+from .batches import cast_once,passes
 from .config import choose
 from .heads import first_position
 from .tasks import Task
@@ -31,9 +31,10 @@ def best_spans(
     real = s.isfinite()
     return s, bi.gather(1, at//ei.shape[1])*real, ei.gather(1, at%ei.shape[1])*real, logits[:,0].sum(-1)
 
-# %% ../nbs/21_prediction.ipynb #01c7dfd5
+# %% ../nbs/21_prediction.ipynb #112d4c96
 PRECISIONS = ('float32','bfloat16')
 
+@cast_once()
 def outputs(
     net, task:str,        # a head of `net`
     enc:Encoded,

@@ -6,10 +6,10 @@
 __all__ = ['hidden_states', 'embed', 'embed_dual', 'searchable', 'neighbours', 'translate_pairs', 'each_once', 'rank_answers',
            'mine', 'merge_duplicates', 'mined_rows']
 
-# %% ../nbs/22_retrieval.ipynb #ebdae6c3
+# %% ../nbs/22_retrieval.ipynb #e494a848
 import numpy as np
 import torch
-from .batches import passes
+from .batches import cast_once,passes
 from .config import choose
 from .heads import POSITIONED,first_position
 from .metrics import K_MAP,best_threshold
@@ -41,7 +41,8 @@ def hidden_states(
         for o in hooks: o.remove()
     return res
 
-# %% ../nbs/22_retrieval.ipynb #e7bc1c8e
+# %% ../nbs/22_retrieval.ipynb #d5b177b4
+@cast_once()
 def embed(
     encoder, tok, rows,
     layers:tuple,           # hidden states to average, 0 is the embeddings
@@ -60,7 +61,8 @@ def embed(
         for o,v in zip(layers, vs, strict=True): res[o][ix] = v
     return res
 
-# %% ../nbs/22_retrieval.ipynb #02181725
+# %% ../nbs/22_retrieval.ipynb #560caf50
+@cast_once()
 def embed_dual(
     net, task:str,          # a head of `net` for pairs of query and answer
     tok, rows,              # queries and candidates

@@ -7,14 +7,14 @@ __all__ = ['PAWS', 'WAYS', 'INPUT', 'TARGET', 'say_nli', 'read_nli', 'say_paws',
            'read_ner', 'entity_f1', 'padded', 'say_qa', 'read_qa', 'ways', 'encode_text', 'targets', 'TextFeed',
            'seq2seq', 'Pieces', 'TextNet', 'write', 'predict_text', 'told']
 
-# %% ../nbs/15_text2text.ipynb #2f0be053
+# %% ../nbs/15_text2text.ipynb #cd93e01b
 import unicodedata
 from pathlib import Path
 from types import MappingProxyType
 import numpy as np
 import torch
 from torch import Tensor,nn
-from .batches import collate,passes
+from .batches import cast_once,collate,passes
 from .config import revision
 from .heads import SPANS,classes,config_of,filled,readable
 from .tasks import NER,Task,tasks
@@ -180,7 +180,8 @@ class TextNet(nn.Module):
         out = self.encoder(input_ids=b['input_ids'], attention_mask=b['attention_mask'], labels=b['labels'])
         return classes(out.logits, b['labels'])
 
-# %% ../nbs/15_text2text.ipynb #04730f2a
+# %% ../nbs/15_text2text.ipynb #520e76e4
+@cast_once()
 def write(
     net:TextNet, tok,
     enc:Encoded,
