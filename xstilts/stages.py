@@ -7,9 +7,9 @@ __all__ = ['ALL', 'CELL_KEYS', 'HEADS', 'DEVICES', 'PHASES', 'RECIPES', 'MLM_DOC
            'setting_names', 'Cell', 'recipe', 'Stage', 'unusual', 'device_kind', 'width', 'n_devices', 'sharding',
            'data_print', 'start_print', 'stages', 'trained_as', 'pretraining', 'load_encoder', 'tokens', 'train_stage',
            'dev_sets', 'pieces_of', 'on_dev', 'more_text', 'make_stage', 'run_stage', 'stage_of', 'launched',
-           'describe', 'circumstances', 'prediction_key', 'as_trained', 'precision_of', 'predicted_in', 'score_key',
-           'layer_of', 'predict_cell', 'ranked', 'run_cell', 'score_cell', 'told_of_data', 'changed_by',
-           'told_of_change']
+           'describe', 'circumstances', 'hardware', 'processor_model', 'prediction_key', 'as_trained', 'precision_of',
+           'predicted_in', 'score_key', 'layer_of', 'predict_cell', 'ranked', 'run_cell', 'score_cell', 'told_of_data',
+           'changed_by', 'told_of_change']
 
 # %% ../nbs/31_stages.ipynb #8c109d51
 import json,os,platform,subprocess,sys,time
@@ -26,7 +26,7 @@ from .languages import languages
 from .metrics import metrics,score
 from .models import model
 from .pretraining import SHAPE_KEYS,Shape
-from .recipe import RECIPE_KEYS,SMALL,Recipe,possible,precise,told_apart
+from .recipe import RECIPE_KEYS,SMALL,Recipe,fast_bfloat16,possible,precise,told_apart
 from .sources import covered,has_folder,split_note
 from .store import VERSIONS,check_sealed,key,lock,place,read_json,seal,whole_folder,write_json
 from .tasks import NINE,SUITES,dev_task,same_data,tasks,train_task,training
@@ -465,7 +465,23 @@ def describe(s:Stage)->dict:
 
 def circumstances()->dict:
     "Recorded with every result, part of no key"
-    return dict(versions={o: version(o) for o in ('xstilts','torch','transformers','tokenizers','datasets','numpy')}, python=platform.python_version(), hardware=device_kind() if device_kind()!='cpu' else f'{platform.machine()} cpu')
+    packages = ('xstilts','torch','transformers','tokenizers','datasets','numpy')
+    return dict(versions={o: version(o) for o in packages}, python=platform.python_version(), hardware=hardware())
+
+@lru_cache
+def hardware()->str:
+    "The GPU, or the processor's model and the instruction set that torch uses: what the last digits of a result depend on"
+    import torch
+    if device_kind()!='cpu': return device_kind()
+    extra = ' with bfloat16' if fast_bfloat16() else ''
+    return f'{processor_model()}, {torch.backends.cpu.get_cpu_capability()}{extra}'
+
+def processor_model()->str:
+    "The processor's name as the system gives it, else its architecture"
+    listing = Path('/proc/cpuinfo')
+    lines = listing.read_text(encoding='utf-8').splitlines() if listing.exists() else []
+    named = [o.partition(':')[2].strip() for o in lines if o.startswith('model name')]
+    return next(iter(named), platform.processor() or platform.machine())
 
 # %% ../nbs/31_stages.ipynb #1283ef1e
 def prediction_key(cell:Cell)->str:

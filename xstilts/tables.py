@@ -69,6 +69,7 @@ class Results:
     missing:list     # names of cells without scores
     every:dict = field(default_factory=dict)  # key -> one {lang: all scores of the metric} per seed
     seeds:dict = field(default_factory=dict)  # key -> seed -> gain of MEAN and its draws
+    hardware:dict = field(default_factory=dict)  # GPU or processor and instruction set -> cells that were computed on it
 
 def setup_of(cell:Cell, study:Study)->str:
     "The model, and whatever else the study varies"
@@ -84,6 +85,11 @@ def with_mean(d:dict)->dict:
     return d|{MEAN: np.mean(far, axis=0) if np.ndim(far[0]) else float(np.mean(far))}
 
 # %% ../nbs/41_tables.ipynb #c7487f66
+def _hardware(result):
+    "What a result and the trainings behind it were computed on"
+    made = [place('models', o)/'stage.json' for o in result.get('stages', ())]
+    return {result['hardware'], *(read_json(o)['hardware'] for o in made if o.exists())}
+
 def gather(study:Study, n_boot:int=1000)->Results:
     "Read the scores of a study and derive its gains; missing cells are listed, never filled in"
     all = cells(study)
@@ -91,6 +97,8 @@ def gather(study:Study, n_boot:int=1000)->Results:
     missing = [label(o, study) for o in all if o not in have]
     found = {o.name+setup_of(o, study): read_json(place('scores', score_key(o)+'.json')) for o in have}
     res = Results(study=study, scores={}, intervals={}, gains={}, floor={}, majority={}, flags={}, same=set(), missing=missing)
+    for o in have:
+        for machine in _hardware(found[o.name+setup_of(o, study)]): res.hardware.setdefault(machine, []).append(label(o, study))
     for t in study.axes['target']: _task(res, [o for o in have if o.target==t], found, n_boot)
     for o in floors(study):
         f = place('scores', score_key(o)+'.json')
