@@ -35,12 +35,20 @@ def plan_verb(args)->int:
         print(f"{len(rows)} nodes: {sum(o['kind']=='stage' for o in rows)} trainings, {sum(o['kind']=='cell' for o in rows)} cells, {sum(o['done'] for o in rows)} done")
     return 0
 
+def _say(line, to='stdout'):
+    "Print a line at once; where nobody can read it (`| head -1`, a full disk), the work goes on in silence"
+    stream = getattr(sys, to)
+    try: print(line, file=stream, flush=True)
+    except OSError: os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
 def run_verb(args)->int:
     "Execute what is not done"
-    from xstilts.engine import run
-    errors = run(_nodes(args), jobs=args.jobs, fork=False if args.fresh_kernels else None, say=lambda o: print(o, flush=True))
-    for k,e in errors.items(): print(f'{k}: {e}', file=sys.stderr)
-    if errors: print(f'{len(errors)} nodes failed or could not start; `xstilts logs NODE` shows why, `xstilts retry {args.file}` tries them again', file=sys.stderr)
+    from xstilts.engine import n_jobs,run
+    jobs = n_jobs(args.jobs)
+    errors = run(_nodes(args), jobs=jobs, fork=False if args.fresh_kernels else None, say=_say)
+    for k,e in errors.items(): _say(f'{k}: {e}', 'stderr')
+    advice = f'`xstilts logs NODE` shows why, `xstilts retry {args.file}` tries them again'
+    if errors: _say(f'{len(errors)} nodes failed or could not start; {advice}', 'stderr')
     return 1 if errors else 0
 
 # %% ../nbs/49_cli.ipynb #444c42b2
@@ -83,10 +91,11 @@ def report_verb(args)->int:
 
 def _report_study(args):
     "Cells that are missing are said to be"
-    from xstilts.engine import collect,done,run_node
+    from xstilts.engine import check_folder,collect,done,report_of,run_node
     args.file = args.what
     nodes = _nodes(args)
-    last = next(o for o in nodes.values() if o.kind=='report')
+    last = report_of(nodes)
+    check_folder(last)
     if args.same_data: last = _with_same_data(last)
     error = run_node(last, fork=False)
     if error: raise ValueError(f'the report could not be rendered: {error}')
@@ -98,25 +107,40 @@ def _with_same_data(node):
     from dataclasses import replace
     from papermill import inspect_notebook
     from xstilts.config import settings
-    if 'same_data' not in inspect_notebook(str(settings().nbs_path/f'{node.notebook}.ipynb')): raise ValueError(f'--same-data: {node.notebook} has no mean of gains; leave it out')
+    from xstilts.engine import literal
+    found = inspect_notebook(literal(settings().nbs_path/f'{node.notebook}.ipynb'))
+    if 'same_data' not in found: raise ValueError(f'--same-data: {node.notebook} has no mean of gains; leave it out')
     return replace(node, params=node.params|dict(same_data=True))
 
 # %% ../nbs/49_cli.ipynb #6dc6e566
+def _made_from(notebook):
+    "The node that an executed notebook was made for, from what papermill wrote into it; None for the report of a study"
+    from xstilts.study import TEMPLATES,Node
+    made = json.loads(notebook.read_text(encoding='utf-8'))['metadata']['papermill']
+    template = Path(made['input_path']).stem
+    params = {k: v for k,v in made['parameters'].items() if k!='phase'}  # of earlier versions
+    kind = next((k for k,v in TEMPLATES.items() if v==template), None)
+    if kind is None: return None
+    if kind=='stage': params['key'] = notebook.stem  # which they did not pass
+    return Node(kind=kind, key=notebook.stem, title=notebook.stem, notebook=template, params=params, result=notebook)
+
 def _report_node(part):
     "The parameters stand in the notebook that papermill made; copies in rendered studies are renewed too"
     import shutil
     from xstilts.config import nearest,settings
-    from xstilts.engine import phase,run_node
+    from xstilts.engine import run_node
     from xstilts.store import place
-    from xstilts.study import Node
     there = [o for o in sorted(place('notebooks').glob('*.ipynb')) if not o.stem.endswith('.failed')]
-    found = [o for o in there if part in o.stem]
-    if not found: raise ValueError(f"no study file and no executed notebook is called {part!r}, nearest: {nearest(part, [o.stem for o in there]) or 'none'}; `xstilts plan STUDY` lists the nodes of a study")
-    for f in found:
-        params = json.loads(f.read_text(encoding='utf-8'))['metadata']['papermill']['parameters']
-        error = run_node(Node(kind='cell', key=f.stem, title=f.stem, notebook='51_cell' if phase(f.stem)=='score' else '50_stage', params=params, result=f), fork=False)
+    found = {o: _made_from(o) for o in there if part in o.stem}
+    if not any(found.values()):
+        near = nearest(part, [o.stem for o in there]) or 'none'
+        raise ValueError(f'no study file and no executed notebook of a training or a cell is called {part!r}, '
+            f'nearest: {near}; `xstilts plan STUDY` lists the nodes of a study')
+    for f,node in found.items():
+        if node is None: continue
+        error = run_node(node, fork=False)
         if error: raise ValueError(f'{f.stem} could not be rendered: {error}')
-        for o in settings().reports_path.glob(f'*/*/{f.name}'): shutil.copyfile(f, o)
+        for o in settings().reports_path.glob(f'[!.]*/*/{f.name}'): shutil.copyfile(f, o)
         print(f)
     return 0
 
@@ -238,7 +262,7 @@ def parser()->argparse.ArgumentParser:
         if 'ahead' in flags:
             v.add_argument('--fetch', metavar='STUDY', help='download what a study reads from the hub, after saying how large it is, and lock the revisions')
             v.add_argument('--yes', action='store_true', help='fetch without asking')
-        if 'jobs' in flags: v.add_argument('--jobs', type=int, default=0, help='notebooks at a time (default: one per core)')
+        if 'jobs' in flags: v.add_argument('--jobs', type=int, default=0, help='notebooks at a time (default: 0, one per core)')
         if 'fresh' in flags: v.add_argument('--fresh-kernels', action='store_true', help='start every notebook on a fresh kernel')
         if 'to' in flags: v.add_argument('--to', help='folder of the site')
         if 'folder' in flags:

@@ -260,7 +260,7 @@ def build_site(
 )->Path:                  # the folder with index.html
     "Build the site of all rendered studies; nothing is done where nothing changed"
     reports,out = Path(reports).resolve(), Path(out or Path(reports)/'site').resolve()
-    studies = sorted(o.parent for o in reports.glob('*/report.ipynb'))
+    studies = sorted(o.parent for o in reports.glob('[!.]*/report.ipynb'))
     if not studies: raise ValueError(f'no study has been rendered in {reports.name}/: run one first, as in `xstilts run demo`')
     missing = [v for k,v in NEEDED.items() if importlib.util.find_spec(k) is None]
     if missing: raise ValueError(f"the site needs {' and '.join(missing)}: pip install xstilts[site]")
