@@ -97,8 +97,8 @@ def _with_same_data(node):
     "The report whose mean gains count gains on the target's own training rows too"
     from dataclasses import replace
     from papermill import inspect_notebook
-    from xstilts.config import settings
-    if 'same_data' not in inspect_notebook(str(settings().nbs_path/f'{node.notebook}.ipynb')): raise ValueError(f'--same-data: {node.notebook} has no mean of gains; leave it out')
+    from xstilts.config import notebook_path
+    if 'same_data' not in inspect_notebook(str(notebook_path(node.notebook))): raise ValueError(f'--same-data: {node.notebook} has no mean of gains; leave it out')
     return replace(node, params=node.params|dict(same_data=True))
 
 # %% ../nbs/49_cli.ipynb #6dc6e566

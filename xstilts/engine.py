@@ -9,7 +9,7 @@ __all__ = ['PRELOAD', 'serve_kernel', 'can_fork', 'start_forked', 'execute', 'co
 # %% ../nbs/33_engine.ipynb #b133daa7
 import asyncio,multiprocessing,os,sys,threading,time,traceback
 from pathlib import Path
-from .config import settings
+from .config import notebook_path,settings
 from .store import place,read_json,write_json
 from .study import Node
 
@@ -152,7 +152,7 @@ def run_node(node:Node, fork:bool)->str:
     from papermill.exceptions import PapermillExecutionError
     log = place('logs', node.key+'.json')
     log.unlink(missing_ok=True)
-    try: execute(settings().nbs_path/f'{node.notebook}.ipynb', place('notebooks', node.key+'.ipynb'), dict(node.params), fork)
+    try: execute(notebook_path(node.notebook), place('notebooks', node.key+'.ipynb'), dict(node.params), fork)
     except (PapermillExecutionError,DeadKernelError,CellTimeoutError,RuntimeError,OSError) as e:
         place('notebooks', node.key+'.ipynb').replace(place('notebooks', node.key+'.failed.ipynb')) if place('notebooks', node.key+'.ipynb').exists() else None
         error = f"{getattr(e, 'ename', type(e).__name__)}: {getattr(e, 'evalue', e)}"
