@@ -164,6 +164,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'xstilts.export.not_whole': ('export.html#not_whole', 'xstilts/export.py'),
                                 'xstilts.export.systems': ('export.html#systems', 'xstilts/export.py')},
             'xstilts.fetch': { 'xstilts.fetch.Lot': ('fetch.html#lot', 'xstilts/fetch.py'),
+                               'xstilts.fetch._unanswered': ('fetch.html#_unanswered', 'xstilts/fetch.py'),
                                'xstilts.fetch.fetch': ('fetch.html#fetch', 'xstilts/fetch.py'),
                                'xstilts.fetch.lots': ('fetch.html#lots', 'xstilts/fetch.py'),
                                'xstilts.fetch.needs': ('fetch.html#needs', 'xstilts/fetch.py'),

@@ -129,8 +129,13 @@ def revisions(
     "The locked revisions"
     import yaml
     path = path or settings().params_path/'revisions.lock'
-    found = yaml.safe_load(path.read_text(encoding='utf-8')) if path.exists() else {}
-    return dict(datasets={}, models={})|(found or {})
+    if not path.exists(): return dict(datasets={}, models={})
+    mend = 'mend it, or delete it: `xstilts data --fetch STUDY` writes it again'
+    try: found = yaml.safe_load(path.read_text(encoding='utf-8')) or {}
+    except (yaml.YAMLError,UnicodeDecodeError) as e: raise ValueError(f"{path} cannot be read ({' '.join(str(e).split())}): {mend}") from e
+    sound = isinstance(found, dict) and all(isinstance(o, dict) for o in found.values())
+    if not sound: raise ValueError(f"{path} cannot be read (two lists, datasets and models, of `owner/name: revision` are expected): {mend}")
+    return dict(datasets={}, models={})|found
 
 def revision(
     kind:str,         # datasets or models
