@@ -279,7 +279,8 @@ def said(
     e:Exception,
 )->str:          # a sentence, or several of them in lines where many things are wrong
     "What an error tells whoever sits at the keyboard"
-    if isinstance(e, UnicodeDecodeError): return f'a file is not UTF-8 text ({e.reason}, byte {e.start}): save it as UTF-8'
+    if isinstance(e, UnicodeDecodeError): return f'a file is not UTF-8 ({e.reason}, byte {e.start}): save it as UTF-8'
+    if isinstance(e, ConfigError): return ' '.join(str(e).split())
     if not isinstance(e, OSError): return str(e)
     text = f'{e.filename}: {e.strerror}' if e.filename and e.strerror else ' '.join(str(e).split())
     return '; '.join(o for o in (text or type(e).__name__, _named(e.filename), HINTS.get(e.errno)) if o)
@@ -290,8 +291,12 @@ def _named(path):
     if not isinstance(path, (str,os.PathLike)): return ''
     try: s = settings()
     except (ValueError,OSError,ConfigError): return ''  # it is the settings that are wrong
-    owner = next((o for o in PLACES.values() if Path(path).absolute().is_relative_to(getattr(s, o.setting))), None)
-    return f'it is in {owner.what} ({owner.setting} in settings.ini, or {owner.variable})' if owner else ''
+    path = Path(path).absolute()
+    for o in PLACES.values():
+        folder = getattr(s, o.setting)
+        if path.is_relative_to(folder) or folder.is_relative_to(path):
+            return f'{o.what} is {folder} ({o.setting} in settings.ini, or {o.variable})'
+    return ''
 
 # %% ../nbs/49_cli.ipynb #ba6084bc
 def _python():
@@ -369,8 +374,9 @@ def _encoder():
 # %% ../nbs/49_cli.ipynb #6779fbc6
 CHECKS = {  # what is looked at -> a function that says what it is, or raises what is wrong
     'python': _python, 'packages': _packages, 'device': _device, 'warm kernels': _warm_kernels, 'kernel': _kernel,
-    'settings.ini': _settings, 'notebooks': _notebooks, 'store': partial(usable, 'store'), 'reports': partial(usable, 'reports'),
-    'models of your own': _own_models, 'revisions': _revisions, 'disk': _disk, 'mirror': _mirror, 'miniature encoder': _encoder}
+    'settings.ini': _settings, 'notebooks': _notebooks, 'store': partial(usable, 'store'),
+    'reports': partial(usable, 'reports'), 'models of your own': _own_models, 'revisions': _revisions, 'disk': _disk,
+    'mirror': _mirror, 'miniature encoder': _encoder}
 
 def checkup():
     "Rows of (what, is it all right, what it is or how to mend it)"
@@ -378,7 +384,8 @@ def checkup():
         try: yield name, True, look()
         except Exception as e:  # whatever an installation is broken by, the other rows are wanted too
             known = isinstance(e, (ValueError,OSError,ConfigError))
-            yield name, False, said(e) if known else f'{type(e).__name__}: {e}'
+            text = said(e) if known else f'{type(e).__name__}: {e}'
+            yield name, False, ' '.join(text.split())
 
 # %% ../nbs/49_cli.ipynb #aed534d1
 def _arg(*names, **how): return names,how
