@@ -159,11 +159,6 @@ def _check_means(c):
     if c.head!='encoder': raise ValueError(f"runtime {c.runtime} is built for our heads on an encoder, not for head {c.head}: leave one of them out")
     if not c.trained or tasks[c.target].dual: raise ValueError(f"runtime {c.runtime} is built for tasks with a head; {c.target} has none: its sentences are embedded by torch, leave runtime out")
 
-def _gpu():
-    "Refuse a machine without a GPU that torch can use"
-    import torch
-    if not torch.cuda.is_available(): raise ValueError(f"device cuda: torch {torch.__version__} finds no GPU on this machine; leave `device` out to train on the processor, or install a build of torch for your GPU (make setup TORCH=cuda)")
-
 # %% ../nbs/31_stages.ipynb #80255f8e
 _XTREME = dict(lr=2e-5, epochs=5, batch_size=32, max_length=128, warmup=0., weight_decay=0.)
 _XTREME_QA = dict(lr=3e-5, epochs=3, batch_size=32, max_length=384, warmup_steps=500, weight_decay=1e-4)
@@ -218,6 +213,11 @@ def unusual(recipe:Recipe)->dict:
     "The settings of a recipe that are not the defaults, so that a setting added later leaves the keys of what is there already; a default that changes raises `VERSIONS`"
     usual = asdict(Recipe())
     return {k: v for k,v in asdict(recipe).items() if v!=usual[k] and k!='checkpoint_steps'}
+
+def _gpu():
+    "Refuse a machine without a GPU that torch can use"
+    import torch
+    if not torch.cuda.is_available(): raise ValueError(f"device cuda: torch {torch.__version__} finds no GPU on this machine; leave `device` out to train on the processor, or install a build of torch for your GPU (make setup TORCH=cuda)")
 
 def device_kind()->str:
     "What digits depend on: cpu, or the GPU's name"
