@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 root = Path(__file__).parents[1]
 readme = (root/'README.md').read_text(encoding='utf-8')
 
@@ -35,3 +37,12 @@ def test_every_notebook_has_its_line():
 def test_links_lead_somewhere():
     for link in re.findall(r'\]\(([^)#]+)\)', readme):
         if not link.startswith('http'): assert (root/link).exists(), link
+
+
+@pytest.mark.parametrize('name', ['README.md', 'CONTRIBUTING.md', 'ARCHITECTURE.md'])
+def test_what_is_said_to_be_in_a_notebook_is_there(name):
+    "Of `NAME` in `nbs/x.ipynb`, and of `nbs/x.ipynb` (`NAME`), both exist."
+    text = (root/name).read_text(encoding='utf-8')
+    for nb in re.findall(r'`(nbs/\w+\.ipynb)`', text): assert (root/nb).exists(), nb
+    pairs = re.findall(r'`(\w+)` in `(nbs/\w+\.ipynb)`', text)+[(b, a) for a, b in re.findall(r'`(nbs/\w+\.ipynb)` \(`(\w+)`\)', text)]
+    for what, nb in pairs: assert re.search(rf'\b{what} = |def {what}\b|class {what}\b', (root/nb).read_text(encoding='utf-8')), (what, nb)

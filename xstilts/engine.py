@@ -13,7 +13,7 @@ from collections import Counter
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
-from .config import settings,unknown
+from .config import notebook_path,settings,unknown
 from .store import lock,place,read_json,write_json
 from .study import Node
 
@@ -295,8 +295,7 @@ def attempt(
 def run_node(node:Node, fork:bool)->str:
     "Execute one node; its error, or ''"
     def work():
-        template,to = settings().nbs_path/f'{node.notebook}.ipynb',place('notebooks', f'{node.key}.ipynb')
-        execute(template, to, dict(node.params), fork)
+        execute(notebook_path(node.notebook), place('notebooks', f'{node.key}.ipynb'), dict(node.params), fork)
         if node.kind!='report' and not node.result.exists():
             raise RuntimeError(f'{node.notebook} came to its end and did not make {node.result.name}')
     place('logs', f'{node.key}.json').unlink(missing_ok=True)

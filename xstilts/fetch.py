@@ -49,15 +49,21 @@ def lots(
     "Ask the hub for revision and size of every repository; nothing is downloaded"
     from fnmatch import fnmatch
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.errors import HTTPError,RepositoryNotFoundError
     api,res = api or HfApi(),[]
     for kind,ask in (('datasets',api.dataset_info),('models',api.model_info)):
         for repo in wanted[kind]:
             try: o = ask(repo, revision=revisions()[kind].get(repo), files_metadata=True)
             except RepositoryNotFoundError as e: raise ValueError(f"the hub has no {kind[:-1]} {repo}, or it is private: {str(e).splitlines()[0][:160]}") from e
+            except (HTTPError,OSError) as e: raise ValueError(f"{repo}: {_unanswered(e)}; nothing was downloaded") from e
             files = [f for f in o.siblings if any(fnmatch(f.rfilename, p) for p in WANTED[kind])]
             res.append(Lot(kind, repo, o.sha, sum(f.size or 0 for f in files), bool(o.gated)))
     return res
+
+def _unanswered(e):
+    "What went wrong on the way to the hub"
+    said = str(e).strip().splitlines() or [type(e).__name__]
+    return f"the hub did not answer ({said[0][:160]}): check the network, and that HF_HUB_OFFLINE is not set"
 
 # %% ../nbs/36_fetch.ipynb #f3c9b0b9
 def write_lock(
@@ -67,9 +73,9 @@ def write_lock(
     "Write revisions beside those that are locked already; one that differs from a locked one is an error"
     import yaml
     path = path or settings().params_path/'revisions.lock'
-    there = yaml.safe_load(path.read_text(encoding='utf-8')) if path.exists() else {}
+    there = revisions(path)
     for o in found:
-        old = there.setdefault(o.kind, {}).setdefault(o.repo, o.sha)
+        old = there[o.kind].setdefault(o.repo, o.sha)
         if old!=o.sha: raise ValueError(f"{path.name}: {o.repo} is locked to {old}, the hub gave {o.sha}; delete its line to move on")
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_suffix('.tmp')
@@ -80,4 +86,8 @@ def write_lock(
 def fetch(found, get=None):
     "Download lots into the hub's own cache, where `datasets` and `transformers` look"
     from huggingface_hub import snapshot_download
-    for o in found: (get or snapshot_download)(o.repo, repo_type=o.kind[:-1], revision=o.sha, allow_patterns=list(WANTED[o.kind]))
+    from huggingface_hub.errors import HTTPError
+    get = get or snapshot_download
+    for o in found:
+        try: get(o.repo, repo_type=o.kind[:-1], revision=o.sha, allow_patterns=list(WANTED[o.kind]))
+        except (HTTPError,ConnectionError) as e: raise ValueError(f"{o.repo}: {_unanswered(e)}; run again to go on") from e

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['POOLED', 'OPTIMISERS', 'MINI_LANGS', 'CC100', 'WIKI104', 'MC4', 'XTREME_LAYERS', 'OWN', 'ENCODERS', 'MT5', 'models',
-           'STANDS_FOR', 'Model', 'own_models', 'model']
+           'STANDS_FOR', 'Model', 'own_models', 'model', 'folder_of']
 
 # %% ../nbs/03_models.ipynb #617ac4a0
 import json,re
@@ -135,3 +135,10 @@ def _folder(name, path):
     except ValueError as e: raise ValueError(f"model folder {str(path)!r}: config.json is not JSON ({e})") from e
     like = models[STANDS_FOR[kind]] if kind in STANDS_FOR else Model(name=name)
     return Model(name=name, path=str(path), **{o: getattr(like, o) for o in ('family','lr','intermediate_lr','optimiser','pooled','dropout')})
+
+# %% ../nbs/03_models.ipynb #302c4f99
+def folder_of(row:Model)->str:
+    "The folder or hub id of a model's weights"
+    if not row.path.startswith('data:'): return row.path
+    from importlib.resources import files
+    return str(files('xstilts').joinpath('data', row.path.removeprefix('data:')))

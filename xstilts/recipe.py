@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'PRECISIONS', 'SELECT', 'RECIPE_KEYS', 'SMALL', 'Steps', 'Recipe', 'rate', 'told_apart', 'fast_bfloat16',
-           'precise', 'no_compiler', 'no_shards', 'no_8bit', 'possible', 'means']
+           'precise', 'no_compiler', 'no_shards', 'no_8bit', 'possible', 'gpu_build', 'may_have_gpu', 'count_gpus',
+           'means']
 
 # %% ../nbs/13_recipe.ipynb #c91b1bee
-import math,os,shutil
+import math,os,re,shutil,sys
 from dataclasses import dataclass,fields
+from functools import lru_cache
 from importlib.util import find_spec
-import torch
+from pathlib import Path
 from .batches import ORDERS,SAMPLING
 from .config import choose,settings
 from .models import OPTIMISERS
-from .unpadded import unpaddable
 
 # %% ../nbs/13_recipe.ipynb #19af5512
 SCHEDULES = ('linear','cosine','constant')
@@ -113,6 +114,7 @@ SMALL = 256  # units of an encoder below which float32 and plain kernels are the
 
 def fast_bfloat16()->bool:
     "Does this machine multiply bfloat16 in hardware?"
+    import torch
     if torch.cuda.is_available(): return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
@@ -122,6 +124,7 @@ def precise(recipe:Recipe, hidden:int)->str:
 
 def no_compiler()->str:
     "Why torch.compile cannot work here; '' if it can"
+    import torch
     if not torch.cuda.is_available(): return '' if shutil.which(os.environ.get('CXX', 'g++')) or shutil.which('clang++') else 'there is no C++ compiler'
     if not find_spec('triton'): return 'triton is not installed'
     return '' if any(map(shutil.which, (os.environ.get('CC', 'cc'), 'gcc', 'clang'))) else 'there is no C compiler, which triton needs'
@@ -129,10 +132,12 @@ def no_compiler()->str:
 def no_shards(n:int)->str:
     "Why weights cannot be spread over `n` processes; '' if they can"
     if n<2: return 'there is one process, and its share is all of them'
+    import torch
     return '' if torch.distributed.is_available() else 'this torch was built without torch.distributed'
 
 def no_8bit(n:int=1)->str:
     "Why AdamW with states of 8 bits cannot be used in each of `n` processes; '' if it can"
+    import torch
     if not torch.cuda.is_available(): return 'there is no GPU here'
     if not find_spec('bitsandbytes'): return 'bitsandbytes is not installed (pip install bitsandbytes)'
     return "its states cannot be spread over processes, and `sharding` of settings.ini or XSTILTS_SHARDING is 'fsdp'" if settings().sharding=='fsdp' and not no_shards(n) else ''
@@ -142,12 +147,34 @@ def possible(recipe:Recipe, n:int=1):
     why = recipe.optimiser=='adamw8bit' and no_8bit(n)
     if why: raise ValueError(f"optimiser adamw8bit cannot be used: {why}; adafactor also needs little memory, and works everywhere")
 
+# %% ../nbs/13_recipe.ipynb #0b032450
+@lru_cache
+def gpu_build()->bool:
+    "Was the installed torch built for GPUs? Read from its version.py, without importing it"
+    spec = find_spec('torch')
+    if spec is None: return False
+    text = (Path(spec.origin).parent/'version.py').read_text(encoding='utf-8')
+    found = dict(re.findall(r'^(cuda|hip)\b[^=\n]*=\s*(.*?)\s*$', text, re.M))
+    return any(v!='None' for v in found.values()) or 'cuda' not in found  # a version.py of another form says nothing
+
+def may_have_gpu()->bool:
+    "Is torch worth asking for a GPU? Always where it is imported already"
+    return 'torch' in sys.modules or gpu_build()
+
+def count_gpus()->int:
+    "How many GPUs torch can use here"
+    if not may_have_gpu(): return 0
+    import torch
+    return torch.cuda.device_count()
+
 # %% ../nbs/13_recipe.ipynb #701e2d1c
 def means(
     recipe:Recipe, encoder,  # as it trains
     n:int=1,                 # processes
 )->dict:  # precision, compile, unpadded, sharded, and notes: what was asked for and is not used, with the reason, and what moves digits
     "How a recipe is carried out on this machine"
+    import torch
+    from xstilts.unpadded import unpaddable
     hidden,precision = encoder.config.hidden_size,precise(recipe, encoder.config.hidden_size)
     whole = settings().sharding=='fsdp' and no_shards(n)
     sharded = settings().sharding=='fsdp' and not whole

@@ -180,8 +180,13 @@ def short(
 KINDS = dict(cells='Cells', stages='Trainings')  # folders of a study -> how its list of them is headed
 
 def load(path:Path)->dict:
-    "A notebook as JSON, tamed"
-    return tame(json.loads(path.read_text(encoding='utf-8')))
+    "A notebook as JSON, tamed; one that is damaged is named"
+    at = '/'.join(path.parts[-3:] if path.parent.name in KINDS else path.parts[-2:])
+    mend = 'render it again, `xstilts report` with the name of the study or of the notebook'
+    try: nb = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as e: raise ValueError(f'{at} is damaged ({e}): {mend}') from e
+    if not isinstance(nb, dict) or not isinstance(nb.get('cells'), list): raise ValueError(f'{at} is not a notebook: {mend}')
+    return tame(nb)
 
 def save(nb:dict, path:Path):
     "Write a notebook, its folder too"
@@ -251,7 +256,7 @@ def _stamp(src):
 def _sphinx(src, html):
     res = subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-j', '1', '-b', 'html', '-d', str(src.parent/'doctrees'), str(src), str(html)],
         capture_output=True, text=True, cwd=src)
-    if res.returncode: raise RuntimeError('Sphinx could not build the site:\n'+'\n'.join((res.stdout+res.stderr).splitlines()[-20:]))
+    if res.returncode: raise ValueError('Sphinx could not build the site, the old one is kept:\n'+'\n'.join((res.stdout+res.stderr).splitlines()[-20:]))
 
 # %% ../nbs/44_site.ipynb #c8ed57d8
 def build_site(
@@ -260,6 +265,7 @@ def build_site(
 )->Path:                  # the folder with index.html
     "Build the site of all rendered studies; nothing is done where nothing changed"
     reports,out = Path(reports).resolve(), Path(out or Path(reports)/'site').resolve()
+    if reports.exists() and not reports.is_dir(): raise ValueError(f'{reports} is not a folder, and reports are looked for there')
     studies = sorted(o.parent for o in reports.glob('[!.]*/report.ipynb'))
     if not studies: raise ValueError(f'no study has been rendered in {reports.name}/: run one first, as in `xstilts run demo`')
     missing = [v for k,v in NEEDED.items() if importlib.util.find_spec(k) is None]

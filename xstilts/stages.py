@@ -21,16 +21,14 @@ from types import MappingProxyType
 import numpy as np
 from .config import ORIGINS,choose,revision,settings,unknown
 from .data import langs,left_out,overlap,part,row_print,source_print,splits,task_of,test_rows,train_from,train_rows
-from .efficient import RUNTIMES,difference,ready,run_by
 from .languages import languages
 from .metrics import metrics,score
-from .models import model
+from .models import folder_of,model
 from .pretraining import SHAPE_KEYS,Shape
-from .recipe import RECIPE_KEYS,SMALL,Recipe,fast_bfloat16,possible,precise,told_apart
+from .recipe import RECIPE_KEYS,SMALL,Recipe,count_gpus,fast_bfloat16,may_have_gpu,possible,precise,told_apart
 from .sources import covered,has_folder,split_note
 from .store import VERSIONS,check_sealed,key,lock,place,read_json,seal,whole_folder,write_json
 from .tasks import NINE,SUITES,dev_task,same_data,tasks,train_task,training
-from .text2text import INPUT,told,ways
 
 # %% ../nbs/31_stages.ipynb #ddb79b0c
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +145,7 @@ def _check(c):
 
 def _check_text(c, inter):
     "A model that writes, and tasks that are published as text"
+    from xstilts.text2text import ways
     if model(c.model).family!='mt5': raise ValueError(f"head text2text needs a model of the mT5 family, not {c.model}")
     for o in dict.fromkeys((*inter.parts, c.target)): ways(o)
     if any(c.settings.get(f'{p}_mlm_rate') for p in PHASES[1:]): raise ValueError("head text2text has no masked language modelling: leave mlm_rate at 0")
@@ -154,14 +153,11 @@ def _check_text(c, inter):
 def _check_means(c):
     "What a cell runs on; what an installation lacks is asked for in `run_cell`, so that results can be read without it"
     if choose('device', c.settings.get('device', 'auto'), DEVICES)=='cuda': _gpu()
-    if choose('runtime', c.runtime, RUNTIMES)=='torch': return
+    if c.runtime=='torch': return
+    from xstilts.efficient import RUNTIMES
+    choose('runtime', c.runtime, RUNTIMES)
     if c.head!='encoder': raise ValueError(f"runtime {c.runtime} is built for our heads on an encoder, not for head {c.head}: leave one of them out")
     if not c.trained or tasks[c.target].dual: raise ValueError(f"runtime {c.runtime} is built for tasks with a head; {c.target} has none: its sentences are embedded by torch, leave runtime out")
-
-def _gpu():
-    "Refuse a machine without a GPU that torch can use"
-    import torch
-    if not torch.cuda.is_available(): raise ValueError(f"device cuda: torch {torch.__version__} finds no GPU on this machine; leave `device` out to train on the processor, or install a build of torch for your GPU (make setup TORCH=cuda)")
 
 # %% ../nbs/31_stages.ipynb #80255f8e
 _XTREME = dict(lr=2e-5, epochs=5, batch_size=32, max_length=128, warmup=0., weight_decay=0.)
@@ -175,12 +171,18 @@ def recipe(cell:Cell, phase:str)->Recipe:
     named = choose('recipe', cell.settings.get(f'{phase}_recipe', 'jiant'), RECIPES)
     given = {k.removeprefix(f'{phase}_'): v for k,v in cell.settings.items() if k.startswith(f'{phase}_') and k.removeprefix(f'{phase}_') in RECIPE_KEYS}
     cap = 128 if m.family=='mini' else 10**6
-    base = dict(lr=m.lr if phase=='target' else m.intermediate_lr, epochs=t.epochs, batch_size=t.batch_size, max_length=INPUT if cell.head=='text2text' else min(t.max_length, cap), negatives=t.negatives, query_length=min(t.query_length, cap),
+    base = dict(lr=m.lr if phase=='target' else m.intermediate_lr, epochs=t.epochs, batch_size=t.batch_size, max_length=_input_length(cell, min(t.max_length, cap)), negatives=t.negatives, query_length=min(t.query_length, cap),
         dropout=m.dropout, freeze=m.freeze, reset_positions=m.reset_positions, optimiser=m.optimiser, schedule='constant' if m.family=='mt5' else 'linear')  # mT5's authors hold the rate (arXiv 2010.11934)
     try: res = Recipe(**base|named.get(t.name, named.get(train_task(t.name), {}))|given)
     except TypeError as e: raise ValueError(f"a setting of {phase} has the wrong type: {given} ({e})") from e
     if t.dual: told_apart(res)
     return res
+
+def _input_length(cell, encoded):
+    "Pieces of an input: as the authors of mT5 cut texts for a model that writes, else as the task encodes them"
+    if cell.head!='text2text': return encoded
+    from xstilts.text2text import INPUT
+    return INPUT
 
 # %% ../nbs/31_stages.ipynb #0d189c39
 @dataclass(frozen=True, kw_only=True)
@@ -212,8 +214,14 @@ def unusual(recipe:Recipe)->dict:
     usual = asdict(Recipe())
     return {k: v for k,v in asdict(recipe).items() if v!=usual[k] and k!='checkpoint_steps'}
 
+def _gpu():
+    "Refuse a machine without a GPU that torch can use"
+    import torch
+    if not torch.cuda.is_available(): raise ValueError(f"device cuda: torch {torch.__version__} finds no GPU on this machine; leave `device` out to train on the processor, or install a build of torch for your GPU (make setup TORCH=cuda)")
+
 def device_kind()->str:
     "What digits depend on: cpu, or the GPU's name"
+    if not may_have_gpu(): return 'cpu'
     import torch
     return torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'
 
@@ -225,7 +233,6 @@ def _computed(s)->str:
 
 def width(name:str)->int:
     "Units of a model's hidden states: of our own from its row, of a folder from its config.json; encoders of a hub are not small"
-    from xstilts.heads import folder_of
     m = model(name)
     if m.pretrain is not None: return m.pretrain.get('hidden', Shape().hidden)
     f = Path(folder_of(m))/'config.json'
@@ -234,8 +241,7 @@ def width(name:str)->int:
 
 def n_devices()->int:
     "How many processes a training runs on: `devices` of the settings, else one per GPU, else one"
-    import torch
-    given,gpus = settings().devices,torch.cuda.device_count()
+    given,gpus = settings().devices,count_gpus()
     there = gpus or os.cpu_count()
     if given and given>there: raise ValueError(f"devices is {given}, and this machine has {there} {'GPU' if gpus else 'core'}{'s'*(there>1)}: say at most that in settings.ini or XSTILTS_DEVICES, or nothing for one process per GPU")
     return given or gpus or 1
@@ -254,7 +260,6 @@ def data_print(origin, task, limit, split='train', lang='en', given='', match=''
 def start_print(name)->str:
     "What identifies the weights a study starts from: checksums of a folder, the id of a hub repository"
     import hashlib
-    from xstilts.heads import folder_of
     m = model(name)
     if m.pretrain is not None: return name
     f = Path(folder_of(m))
@@ -292,7 +297,7 @@ def pretraining(cell:Cell)->Stage:
 # %% ../nbs/31_stages.ipynb #d128c6dc
 def load_encoder(stage:'Stage|None', name:str, dropout:float=0., max_length:int=0, head:str=''):
     "The encoder and tokenizer a stage or a cell starts from; with head text2text a whole model that writes"
-    from xstilts.heads import backbone,fits,folder_of,tokenizer
+    from xstilts.heads import backbone,fits,tokenizer
     from xstilts.text2text import seq2seq
     load = seq2seq if head else backbone
     if stage is not None:
@@ -524,6 +529,7 @@ def predict_cell(cell:Cell)->list[dict]:
     "Predictions of all languages of a cell from one loaded model"
     import torch
     from safetensors.torch import load_file
+    from xstilts.efficient import run_by
     from xstilts.heads import Net
     from xstilts.prediction import predict
     from xstilts.text2text import TextNet,predict_text
@@ -580,6 +586,7 @@ def _retrieve(cell, encoder, tok):
 # %% ../nbs/31_stages.ipynb #3ca2c7ec
 def run_cell(cell:Cell, report=None)->Path:
     "The scores of a cell: found in the store, or made together with whatever they lack"
+    from xstilts.efficient import ready
     from xstilts.prediction import read_predictions,save_predictions
     to = place('scores', score_key(cell)+'.json')
     if to.exists(): return to
@@ -599,6 +606,7 @@ def run_cell(cell:Cell, report=None)->Path:
 # %% ../nbs/31_stages.ipynb #7c1954f6
 def score_cell(cell:Cell, predictions:dict[str,list[dict]])->dict:
     "Scores per language with flags; a missing language is an error"
+    from xstilts.text2text import told
     missing = [o for o in cell.langs if o not in predictions]
     if missing: raise ValueError(f"{cell.name}: no predictions in {' '.join(missing)}")
     metric = tasks[cell.target].metric
@@ -631,6 +639,7 @@ def told_of_data(cell:Cell)->list[str]:
 def changed_by(cell:Cell, predictions:dict[str,list[dict]])->dict:
     "The way a network was run, and in each language what that changed against the network as it was trained; {} if it was run so"
     if cell.runtime=='torch': return {}
+    from xstilts.efficient import difference
     from xstilts.prediction import read_predictions
     plain = read_predictions(place('predictions', prediction_key(as_trained(cell))), cell.target)
     return dict(runtime=cell.runtime, against=prediction_key(as_trained(cell)), difference={l: difference(tasks[cell.target], plain[l], predictions[l]) for l in cell.langs})

@@ -10,7 +10,7 @@ import itertools,re
 from dataclasses import dataclass,replace
 from pathlib import Path
 from types import MappingProxyType
-from .config import nearest,settings,unknown
+from .config import nearest,notebook_names,settings,unknown
 from .data import langs
 from .stages import Cell,score_key,setting_names,stages
 from .store import key,place
@@ -64,8 +64,8 @@ def check(
         if k not in names: bad(k, unknown('setting', k, REQUIRED)+' and settings of stages such as target_lr' if not nearest(k, names) else unknown('setting', k, names).split(' allowed:')[0]+' (settings of stages carry pretrain_, intermediate_ or target_)')
     if errors: return errors
     if not re.fullmatch(r'\w[\w .+-]*', str(vals['study'])): bad('study', f"study {vals['study']!r} cannot name a folder of reports: letters, digits, space, dot, hyphen, plus and underscore, a letter or digit first")
-    if not (settings().nbs_path/f"{vals['report']}.ipynb").is_file():
-        bad('report', unknown('report notebook', vals['report'], sorted(o.stem for o in settings().nbs_path.glob('6*.ipynb'))))
+    reports = notebook_names('6*')
+    if vals['report'] not in reports: bad('report', unknown('report notebook', vals['report'], reports))
     return errors+_check_values(vals, lines)
 
 # %% ../nbs/32_study.ipynb #b56781b8

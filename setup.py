@@ -1,0 +1,21 @@
+"""Ships the notebooks that papermill executes: they are copied from nbs/ when the package is built, so that git holds them once."""
+import shutil
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+EXECUTED = ('50_stage', '51_cell', '6*')  # templates of nodes, and every report of a study
+
+
+class BuildWithNotebooks(build_py):
+    "Copies the executed notebooks into the built package; an editable install finds them in nbs/"
+    def run(self):
+        super().run()
+        if self.editable_mode: return
+        to = Path(self.build_lib)/'xstilts'/'templates'
+        to.mkdir(parents=True, exist_ok=True)
+        for notebook in sorted(o for name in EXECUTED for o in Path('nbs').glob(f'{name}.ipynb')): shutil.copyfile(notebook, to/notebook.name)
+
+
+setup(cmdclass=dict(build_py=BuildWithNotebooks))

@@ -1,0 +1,303 @@
+"""What a user can do wrong at the command line, and what a machine can lack: one sentence and an exit code, never a traceback."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from xstilts.cli import main
+
+root = Path(__file__).parents[1]
+STUDY = """study: small
+report: 60_intermediate_tasks
+data: mini
+model: random:mini
+intermediate: none
+target: tatoeba
+seed: 0
+languages: de
+eval_limit: 10
+layer: 1
+"""
+
+
+@pytest.fixture(scope='module')
+def planned(tmp_path_factory):
+    "A study file whose rows are in a store"
+    folder = tmp_path_factory.mktemp('planned')
+    (folder/'small.yaml').write_text(STUDY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('XSTILTS_ARTIFACTS', str(folder/'store'))
+        assert main(['plan', str(folder/'small.yaml')])==0
+    return folder
+
+
+@pytest.mark.parametrize('verb', ['plan', 'status'])
+def test_a_plan_imports_nothing_heavy(verb, planned):
+    "Neither torch, which takes a second, nor what reads tables; only where torch is built for a GPU is it asked for its name."
+    from xstilts.recipe import gpu_build
+    heavy = ('transformers', 'pandas', 'datasets', 'scipy', 'papermill')+('torch',)*(not gpu_build())
+    code = f"import sys; from xstilts.cli import main; main([{verb!r}, 'small.yaml']); print([o for o in {heavy} if o in sys.modules])"
+    env = dict(os.environ, XSTILTS_ARTIFACTS=str(planned/'store'), PYTHONPATH=str(root))
+    res = subprocess.run([sys.executable, '-c', code], cwd=planned, env=env, capture_output=True, text=True)
+    assert res.returncode==0, res.stderr
+    assert res.stdout.splitlines()[-1]=='[]'
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    "A folder of one's own, where every verb starts from nothing"
+    (tmp_path/'params').mkdir()
+    (tmp_path/'params'/'small.yaml').write_text(STUDY)
+    (tmp_path/'settings.ini').write_text('[DEFAULT]\n')
+    (tmp_path/'latin.yaml').write_bytes('study: caf\xe9\n'.encode('latin-1'))
+    monkeypatch.chdir(tmp_path)
+    for o in ('ARTIFACTS', 'REPORTS', 'MIRROR', 'FOLDERS'): monkeypatch.delenv(f'XSTILTS_{o}', raising=False)
+    return tmp_path
+
+
+def refused(capsys, *argv, code=2):
+    "One message on stderr, nothing on stdout, no traceback; the message"
+    assert main(list(argv))==code, argv
+    out, err = capsys.readouterr()
+    assert err.startswith('xstilts: ') and 'Traceback' not in err, err
+    assert out=='', out
+    return err.removeprefix('xstilts: ')
+
+
+WRONG = [  # arguments, and what the message says of them
+    ((), 'required: VERB'),
+    (('plam', 'small'), "unknown verb 'plam', did you mean 'plan'?"),
+    (('--verbose',), 'required: VERB'),
+    (('init',), 'required: DIR'),
+    (('init', ''), 'DIR: it is empty'),
+    (('init', 'settings.ini'), 'settings.ini is a file'),
+    (('init', '.'), 'settings.ini already, and nothing is overwritten'),
+    (('init', 'settings.ini/below'), 'settings.ini'),
+    *(((verb,), 'required: file') for verb in ('plan', 'run', 'status', 'retry')),
+    *(((verb, ''), 'file: it is empty') for verb in ('plan', 'run', 'status', 'retry')),
+    *(((verb, 'smal'), 'no study file') for verb in ('plan', 'run', 'status', 'retry')),
+    *(((verb, 'params'), 'no study file') for verb in ('plan', 'run', 'status', 'retry')),
+    *(((verb, 'settings.ini/x.yaml'), 'no study file') for verb in ('plan', 'run', 'status', 'retry')),
+    *(((verb, 'latin.yaml'), 'UTF-8|utf-8') for verb in ('plan', 'run', 'status', 'retry')),
+    *(((verb, 'small', 'small'), 'unrecognized arguments: small') for verb in ('plan', 'run', 'status', 'retry')),
+    *(((verb, 'small', '--jsn'), 'unrecognized arguments: --jsn') for verb in ('plan', 'run', 'status', 'retry')),
+    *(((verb, 'small', '--jobs', 'many'), "jobs: invalid int value: 'many'") for verb in ('run', 'retry')),
+    (('plan', 'x'*300), 'File name too long'),
+    (('logs',), 'required: node'),
+    (('logs', ''), 'node: it is empty'),
+    (('logs', 'score-nothing'), "no failed node matches 'score-nothing'"),
+    (('report',), 'required: what'),
+    (('report', ''), 'what: it is empty'),
+    (('report', 'score-nothing'), "'score-nothing'"),
+    (('report', 'score-nothing', '--same-data'), '--same-data is for the report of a study'),
+    (('publish',), 'no study has been rendered'),
+    (('publish', 'small'), 'unrecognized arguments: small'),
+    (('publish', '--to', ''), '--to: it is empty'),
+    (('data', 'minni'), "unknown data origin 'minni', did you mean 'mini'?"),
+    (('data', 'mini', 'hub'), 'unrecognized arguments: hub'),
+    (('data', 'mirror'), 'there is no mirror in'),
+    (('data', '--yes'), '--yes answers the question of --fetch'),
+    (('data', '--fetch'), '--fetch: expected one argument'),
+    (('data', '--fetch', 'smal'), 'no study file'),
+    (('data', '--fetch', 'small', '--json'), '--fetch downloads'),
+    (('export',), 'required: what, --to'),
+    (('export', 'small'), 'required: --to'),
+    (('export', 'small', '--to', ''), '--to: it is empty'),
+    (('export', 'small', '--to', 'settings.ini'), 'settings.ini is not a folder'),
+    (('export', 'small', '--to', 'out'), '1 of 1 cells have no predictions'),
+    (('export', 'score-nothing', '--to', 'out'), 'cells match'),
+    (('export', '--hf', 'score-nothing', '--to', 'out'), "no cells or trainings match 'score-nothing'"),
+    (('export', '--hf', 'small', '--to', 'out', '--part'), '--part is for predictions'),
+    (('score',), 'required: --predictions, --labels'),
+    (('score', '--predictions', 'no', '--labels', 'no'), 'no folder no'),
+    (('score', '--predictions', 'settings.ini', '--labels', 'params'), 'no folder settings.ini'),
+    (('score', '--predictions', 'params', '--labels', 'params', '--suite', 'glue'), "'glue'"),
+    (('score', '--predictions', 'params', '--labels', 'params', '--output', 'no/scores.json'), 'its folder does not exist'),
+    (('doctor', 'now'), 'unrecognized arguments: now')]
+
+
+@pytest.mark.parametrize('argv, words', WRONG, ids=[' '.join(o)[:60] or 'nothing' for o, _ in WRONG])
+def test_wrong_arguments_are_one_message(argv, words, folder, capsys):
+    "Exit code 2, before anything is made."
+    message = refused(capsys, *argv)
+    assert any(o in message for o in words.split('|')), message
+    assert not (folder/'out').exists() and not (folder/'reports').exists()
+
+
+def test_every_verb_is_tried():
+    from xstilts.cli import VERBS
+    assert {o[0] for o, _ in WRONG if o and o[0] in VERBS}=={*VERBS}
+
+
+READS = [('plan', 'small'), ('status', 'small'), ('logs', 'x'), ('export', 'small', '--to', 'out', '--part'), ('export', '--hf', 'x', '--to', 'out')]
+WRITES = [('run', 'small'), ('retry', 'small'), ('report', 'small')]
+
+
+@pytest.mark.parametrize('argv', READS+WRITES, ids=' '.join)
+@pytest.mark.parametrize('place', ['file', 'file/below', '/proc/no-such/store'])
+def test_a_store_that_cannot_be(place, argv, folder, capsys, monkeypatch):
+    "A file, a folder below a file, and a place where nobody can make a folder."
+    (folder/'file').touch()
+    monkeypatch.setenv('XSTILTS_ARTIFACTS', str(folder/place))
+    message = refused(capsys, *argv)
+    assert message.count('\n')==1 and 'the store' in message and 'XSTILTS_ARTIFACTS' in message
+
+
+@pytest.mark.parametrize('argv', [*WRITES, ('publish',)], ids=' '.join)
+def test_reports_that_cannot_be(argv, folder, capsys, monkeypatch):
+    "Said before an hour of training, not after it."
+    (folder/'file').touch()
+    monkeypatch.setenv('XSTILTS_REPORTS', str(folder/'file'))
+    message = refused(capsys, *argv)
+    assert message.count('\n')==1 and 'file is not a folder' in message and 'XSTILTS_REPORTS' in message
+    assert not (folder/'artifacts').exists()
+
+
+@pytest.mark.parametrize('argv', WRITES, ids=' '.join)
+def test_a_read_only_store(argv, folder, capsys, monkeypatch):
+    "Root may write anywhere, so the system's answer is put in its place."
+    monkeypatch.setattr(os, 'access', lambda path, mode: False)
+    message = refused(capsys, *argv)
+    assert message.count('\n')==1 and 'cannot be written to: set artifacts_path in settings.ini' in message
+
+
+def test_a_read_only_store_is_named_on_first_use(folder, capsys, monkeypatch):
+    "What a plan has to write there, such as rows, is refused by the system."
+    def mkdir(self, *a, **kw): raise PermissionError(13, 'Permission denied', str(self))
+    monkeypatch.setattr(Path, 'mkdir', mkdir)
+    message = refused(capsys, 'plan', 'small')
+    assert message.count('\n')==1 and 'Permission denied' in message and 'the store is' in message and 'artifacts_path in settings.ini' in message
+
+
+def test_settings_that_are_none(folder, capsys):
+    (folder/'settings.ini').write_text('params_path = params\n')
+    assert 'settings.ini' in refused(capsys, 'plan', 'small')
+
+
+def test_a_bug_of_ours_shows_where(folder, monkeypatch):
+    "Only what a user or a machine can do wrong becomes a sentence."
+    import xstilts.study
+    def broken(path): raise KeyError('ours')
+    monkeypatch.setattr(xstilts.study, 'load_study', broken)
+    with pytest.raises(KeyError): main(['plan', 'small'])
+
+
+def test_an_interrupt_is_no_traceback(folder, capsys, monkeypatch):
+    import xstilts.study
+    def stop(path): raise KeyboardInterrupt
+    monkeypatch.setattr(xstilts.study, 'load_study', stop)
+    assert 'interrupted' in refused(capsys, 'plan', 'small', code=130)
+
+
+def test_nobody_answers_the_question(folder, capsys, monkeypatch):
+    "Where a download asks and there is no keyboard, nothing is downloaded."
+    import io
+    import xstilts.fetch
+    monkeypatch.setattr(xstilts.fetch, 'lots', lambda wanted: [xstilts.fetch.Lot('models', 'a/b', '123', 5, False)])
+    monkeypatch.setattr(sys, 'stdin', io.StringIO(''))
+    assert main(['data', '--fetch', 'small'])==2
+    assert '--yes fetches without asking' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('buffered', [True, False], ids=['buffered', 'unbuffered'])
+@pytest.mark.parametrize('argv, codes', [(('plan', 'small.yaml'), (141,)), (('data', 'mini'), (141,)), (('--help',), (0, 141))],
+    ids=['plan', 'data', 'help'])
+def test_output_that_nobody_reads(argv, codes, buffered, planned):
+    "Quiet, and 141 as a shell says of tools that SIGPIPE ends; argparse does not notice it where its help is written at once."
+    env = dict(os.environ, XSTILTS_ARTIFACTS=str(planned/'store'), PYTHONPATH=str(root), PYTHONUNBUFFERED='' if buffered else '1')
+    code = f'import sys; from xstilts.cli import main; sys.exit(main({[*argv]}))'
+    read, write = os.pipe()
+    os.close(read)
+    res = subprocess.run([sys.executable, '-c', code], cwd=planned, env=env, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert res.returncode in codes and res.stderr==''
+
+
+def test_a_full_disk_behind_the_output(planned):
+    env = dict(os.environ, XSTILTS_ARTIFACTS=str(planned/'store'), PYTHONPATH=str(root))
+    if not Path('/dev/full').exists(): pytest.skip('this system has no /dev/full')
+    code = 'import sys; from xstilts.cli import main; sys.exit(main(["plan", "small.yaml"]))'
+    with open('/dev/full', 'w') as full:
+        res = subprocess.run([sys.executable, '-c', code], cwd=planned, env=env, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert res.returncode==2 and 'make room on the disk' in res.stderr and 'Traceback' not in res.stderr
+
+
+@pytest.mark.parametrize('argv, shape', [(('plan', 'small.yaml'), list), (('status', 'small.yaml'), dict), (('data', 'mini'), list)], ids=['plan', 'status', 'data'])
+def test_json_is_alone_on_stdout(argv, shape, planned, monkeypatch, capfd):
+    "Whatever libraries say goes elsewhere."
+    monkeypatch.chdir(planned)
+    monkeypatch.setenv('XSTILTS_ARTIFACTS', str(planned/'store'))
+    assert main([*argv, '--json'])==0
+    found = json.loads(capfd.readouterr().out)
+    assert isinstance(found, shape) and found
+
+
+@pytest.mark.parametrize('argv', [('plan', 'small.yaml'), ('data', 'mini'), ('data', 'hub')], ids=' '.join)
+def test_columns_are_apart(argv, planned, monkeypatch, capsys):
+    "The second column starts where it starts in the first line, behind two spaces."
+    monkeypatch.chdir(planned)
+    monkeypatch.setenv('XSTILTS_ARTIFACTS', str(planned/'store'))
+    assert main([*argv])==0
+    lines = [o for o in capsys.readouterr().out.splitlines() if ' nodes: ' not in o]
+    second = lines[0].index(lines[0].split()[1])
+    assert all(o[second-2:second]=='  ' for o in lines)
+
+
+def rows_of_doctor(capsys):
+    "What doctor says: name -> is it all right?, and the text"
+    code = main(['doctor'])
+    out = capsys.readouterr().out
+    rows = {o.split(':')[0].split(maxsplit=1)[1]: o.startswith('ok') for o in out.splitlines()}
+    assert code==(0 if all(rows.values()) else 1)
+    return rows, out
+
+
+@pytest.fixture
+def doctor(folder, monkeypatch):
+    "The checks that cost seconds are not what is tested"
+    import xstilts.cli as cli
+    quick = {k: v for k, v in cli.CHECKS.items() if k not in ('device', 'miniature encoder')}
+    monkeypatch.setattr(cli, 'CHECKS', quick)
+    return folder
+
+
+def test_doctor_finds_nothing_where_nothing_is_wrong(doctor, capsys):
+    rows, out = rows_of_doctor(capsys)
+    assert all(rows.values()), out
+
+
+@pytest.mark.parametrize('name, text, row, words', [
+    ('settings.ini', '[DEFAULT]\nartifacts_path = latin.yaml\n', 'store', 'latin.yaml is not a folder: set artifacts_path'),
+    ('settings.ini', '[DEFAULT]\nreports_path = latin.yaml\n', 'reports', 'latin.yaml is not a folder: set reports_path'),
+    ('settings.ini', '[DEFAULT]\nmirror = latin.yaml\n', 'mirror', 'latin.yaml is not a folder: set mirror'),
+    ('settings.ini', '[DEFAULT]\nkernel_name = pythn3\n', 'kernel', "unknown kernel 'pythn3', did you mean 'python3'?"),
+    ('settings.ini', 'kernel_name = python3\n', 'settings.ini', 'no section headers'),
+    ('params/models.yaml', 'tiny:\n  layers: 1\n', 'models of your own', "did you mean 'layer'?"),
+    ('params/models.yaml', 'tiny: {layer: 1\n', 'models of your own', 'while parsing|models.yaml'),
+    ('params/revisions.lock', 'models: {a', 'revisions', 'revisions.lock cannot be read')])
+def test_doctor_finds_what_is_wrong(name, text, row, words, doctor, capsys):
+    "One row is bad and says what to do; every row is there."
+    from xstilts.cli import CHECKS
+    (doctor/name).write_text(text)
+    rows, out = rows_of_doctor(capsys)
+    assert not rows[row] and any(o in out for o in words.split('|')), out
+    assert list(rows)==list(CHECKS)
+
+
+def test_doctor_finds_a_read_only_store(doctor, capsys, monkeypatch):
+    monkeypatch.setattr(os, 'access', lambda path, mode: False)
+    rows, out = rows_of_doctor(capsys)
+    assert not rows['store'] and not rows['reports'] and 'cannot be written to: set artifacts_path' in out
+
+
+def test_doctor_finds_a_kernel_whose_program_is_gone(doctor, capsys, monkeypatch):
+    "A kernel stays installed when the environment it was made for is deleted."
+    kernel = doctor/'jupyter'/'kernels'/'gone'
+    kernel.mkdir(parents=True)
+    (kernel/'kernel.json').write_text(json.dumps(dict(argv=['/no/such/python', '-m', 'ipykernel'], display_name='gone', language='python')))
+    monkeypatch.setenv('JUPYTER_PATH', str(doctor/'jupyter'))
+    (doctor/'settings.ini').write_text('[DEFAULT]\nkernel_name = gone\n')
+    rows, out = rows_of_doctor(capsys)
+    assert not rows['kernel'] and '/no/such/python, which is not there' in out
