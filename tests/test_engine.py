@@ -31,7 +31,7 @@ def store(tmp_path, monkeypatch):
     return tmp_path
 
 
-def node(key, *parents, kind='cell', notebook='stub', **params):
+def node(key, *parents, kind='cell', notebook='50_stage', **params):
     return Node(kind=kind, key=key, title=key, notebook=notebook, params=MappingProxyType(params), parents=parents, result=place('scores', key))
 
 

@@ -150,6 +150,11 @@ def _check_text(c, inter):
     for o in dict.fromkeys((*inter.parts, c.target)): ways(o)
     if any(c.settings.get(f'{p}_mlm_rate') for p in PHASES[1:]): raise ValueError("head text2text has no masked language modelling: leave mlm_rate at 0")
 
+def _gpu():
+    "Refuse a machine without a GPU that torch can use"
+    import torch
+    if not torch.cuda.is_available(): raise ValueError(f"device cuda: torch {torch.__version__} finds no GPU on this machine; leave `device` out to train on the processor, or install a build of torch for your GPU (make setup TORCH=cuda)")
+
 def _check_means(c):
     "What a cell runs on; what an installation lacks is asked for in `run_cell`, so that results can be read without it"
     if choose('device', c.settings.get('device', 'auto'), DEVICES)=='cuda': _gpu()
@@ -213,11 +218,6 @@ def unusual(recipe:Recipe)->dict:
     "The settings of a recipe that are not the defaults, so that a setting added later leaves the keys of what is there already; a default that changes raises `VERSIONS`"
     usual = asdict(Recipe())
     return {k: v for k,v in asdict(recipe).items() if v!=usual[k] and k!='checkpoint_steps'}
-
-def _gpu():
-    "Refuse a machine without a GPU that torch can use"
-    import torch
-    if not torch.cuda.is_available(): raise ValueError(f"device cuda: torch {torch.__version__} finds no GPU on this machine; leave `device` out to train on the processor, or install a build of torch for your GPU (make setup TORCH=cuda)")
 
 def device_kind()->str:
     "What digits depend on: cpu, or the GPU's name"
