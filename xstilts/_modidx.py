@@ -264,6 +264,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'xstilts.metrics.squad_em_f1': ('metrics.html#squad_em_f1', 'xstilts/metrics.py'),
                                  'xstilts.metrics.squad_f1': ('metrics.html#squad_f1', 'xstilts/metrics.py'),
                                  'xstilts.metrics.squad_item': ('metrics.html#squad_item', 'xstilts/metrics.py'),
+                                 'xstilts.metrics.squad_v2_em_f1': ('metrics.html#squad_v2_em_f1', 'xstilts/metrics.py'),
+                                 'xstilts.metrics.squad_v2_item': ('metrics.html#squad_v2_item', 'xstilts/metrics.py'),
                                  'xstilts.metrics.token_accuracy': ('metrics.html#token_accuracy', 'xstilts/metrics.py')},
             'xstilts.mini': { 'xstilts.mini._bucc': ('mini.html#_bucc', 'xstilts/mini.py'),
                               'xstilts.mini._copa': ('mini.html#_copa', 'xstilts/mini.py'),
