@@ -22,6 +22,7 @@ def hub(monkeypatch):
         if repo=='allenai/social_i_qa': raise RuntimeError('Dataset scripts are no longer supported, but found social_i_qa.py')
         raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{repo}' doesn't exist on the Hub or cannot be accessed.")
     monkeypatch.setattr(datasets, 'load_dataset', load_dataset)
+    monkeypatch.setattr(sources, 'reachable', lambda: True)
     sources._whole.cache_clear()
     data.load.cache_clear()
     yield

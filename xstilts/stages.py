@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['ALL', 'CELL_KEYS', 'HEADS', 'DEVICES', 'PHASES', 'RECIPES', 'SPACED', 'MLM_DOCUMENTS', 'SAID', 'Intermediate',
            'intermediate', 'setting_names', 'Cell', 'recipe', 'Stage', 'unusual', 'device_kind', 'width', 'n_devices',
-           'sharding', 'data_print', 'start_print', 'stages', 'trained_as', 'pretraining', 'load_encoder', 'tokens',
-           'train_stage', 'dev_sets', 'pieces_of', 'on_dev', 'more_text', 'make_stage', 'run_stage', 'stage_of',
-           'launched', 'describe', 'circumstances', 'prediction_key', 'as_trained', 'precision_of', 'predicted_in',
-           'score_key', 'layer_of', 'predict_cell', 'ranked', 'run_cell', 'score_cell', 'told_of_data', 'changed_by',
-           'told_of_change']
+           'sharding', 'data_print', 'start_print', 'slug', 'stages', 'trained_as', 'pretraining', 'load_encoder',
+           'tokens', 'train_stage', 'dev_sets', 'pieces_of', 'on_dev', 'more_text', 'make_stage', 'run_stage',
+           'stage_of', 'launched', 'describe', 'circumstances', 'prediction_key', 'as_trained', 'precision_of',
+           'predicted_in', 'score_key', 'layer_of', 'predict_cell', 'ranked', 'run_cell', 'score_cell', 'told_of_data',
+           'changed_by', 'told_of_change']
 
 # %% ../nbs/31_stages.ipynb #8c109d51
 import json,os,platform,subprocess,sys,time
@@ -24,7 +24,8 @@ from .data import langs,left_out,overlap,part,row_print,source_print,splits,task
 from .efficient import RUNTIMES,difference,ready,run_by
 from .languages import languages
 from .metrics import metrics,score
-from .models import model
+from .hub import check_folder,content_print
+from .models import known_as,model
 from .pretraining import SHAPE_KEYS,Shape
 from .recipe import RECIPE_KEYS,SMALL,Recipe,possible,precise,told_apart
 from .sources import covered,has_folder,split_note
@@ -119,7 +120,10 @@ class Cell:
     @property
     def same_data(self)->bool: return self.trained and any(same_data(o, self.target) for o in intermediate(self.intermediate).parts)
     @property
-    def name(self)->str: return f'{self.model} {self.intermediate} {self.target} s{self.seed}'
+    def name(self)->str: return self.called(self.model)
+    @property
+    def slug(self)->str: return self.called(slug(self.model))  # of its keys
+    def called(self, model:str)->str: return f'{model} {self.intermediate} {self.target} s{self.seed}'
     @property
     def baseline(self)->'Cell': return replace(self, intermediate='none', settings={k: v for k,v in self.settings.items() if not k.startswith('intermediate_')})
 
@@ -196,7 +200,13 @@ class Stage:
     shape:Shape|None = None   # of a pretraining
     head:str = ''             # 'text2text' where the model writes its answers
     @property
-    def name(self)->str: return f"{self.model} {'+'.join(self.tasks) or 'pretraining'}{' after '+self.parent.name.removeprefix(self.model).strip() if self.parent and self.parent.tasks else ''} s{self.seed}"
+    def name(self)->str: return self.called(self.model)
+    @property
+    def slug(self)->str: return self.called(slug(self.model))  # of its key
+    def called(self, model:str)->str:
+        "What a stage does to a model that is called so"
+        after = f" after {self.parent.called('').strip()}" if self.parent and self.parent.tasks else ''
+        return f"{model} {'+'.join(self.tasks) or 'pretraining'}{after} s{self.seed}"
     @property
     def key(self)->str: return _stage_key(self)
 
@@ -205,7 +215,7 @@ class Stage:
 def _stage_key(s):
     facts = dict(tasks=s.tasks, data=s.data, seed=s.seed, recipe=unusual(s.recipe), device=_computed(s),
         rows=[data_print(s.data, o, s.recipe.train_limit, given=s.recipe.train_from, match=s.recipe.match) for o in s.tasks]+[source_print(s.data, 'text')]*(not s.tasks or s.recipe.mlm_rate>0), parent=s.parent.key if s.parent else None if s.kind=='pretrain' else start_print(s.model))
-    return key(s.kind, s.name, **facts, random=s.model.startswith('random:') and s.kind!='pretrain', tokens=VERSIONS['tokens'], shape=asdict(s.shape) if s.shape else None, **({'head': s.head} if s.head else {}), **_spaced(s))
+    return key(s.kind, s.slug, **facts, random=s.model.startswith('random:') and s.kind!='pretrain', tokens=VERSIONS['tokens'], shape=asdict(s.shape) if s.shape else None, **({'head': s.head} if s.head else {}), **_spaced(s))
 
 SPACED = ('modernbert',)  # families whose tokenizers read the space before a word as a part of it
 def _spaced(s)->dict:
@@ -234,8 +244,9 @@ def width(name:str)->int:
     from xstilts.heads import folder_of
     m = model(name)
     if m.pretrain is not None: return m.pretrain.get('hidden', Shape().hidden)
-    f = Path(folder_of(m))/'config.json'
-    found = read_json(f) if f.exists() else {}
+    folder = Path(folder_of(m))
+    if folder.is_dir(): check_folder(folder)
+    found = read_json(folder/'config.json') if (folder/'config.json').exists() else {}
     return found.get('hidden_size') or found.get('d_model') or SMALL
 
 def n_devices()->int:
@@ -256,18 +267,25 @@ def data_print(origin, task, limit, split='train', lang='en', given='', match=''
     "The fingerprint of the rows a node uses"
     return row_print(origin, task, split, lang, limit, given, match)
 
-@lru_cache(maxsize=None)
-def start_print(name)->str:
-    "What identifies the weights a study starts from: checksums of a folder, the id of a hub repository"
-    import hashlib
+def start_print(name:str)->str:
+    "What identifies the weights a study starts from: the contents of a folder, the id of a hub repository"
     from xstilts.heads import folder_of
     m = model(name)
     if m.pretrain is not None: return name
-    f = Path(folder_of(m))
+    folder = Path(folder_of(m))
     kind = 'random:' if name.startswith('random:') else ''
-    if not f.is_dir(): return kind+m.path+(f"@{revision('models', m.path)}" if revision('models', m.path) else '')
-    if not list(f.glob('*.safetensors')): raise ValueError(f"model {name}: its folder has no .safetensors file; pickled weights are not read")
-    return kind+hashlib.blake2b(b''.join(o.read_bytes() for o in sorted(f.glob('*')) if o.suffix in ('.safetensors','.json') and o.name!='stage.json'), digest_size=8).hexdigest()
+    if not folder.is_dir(): return kind+m.path+(f"@{revision('models', m.path)}" if revision('models', m.path) else '')
+    if not list(folder.glob('*.safetensors')): raise ValueError(f"model {name}: its folder has no .safetensors file; pickled weights are not read")
+    return kind+content_print(folder)
+
+def slug(name:str)->str:
+    "A model as keys show it: its row or its id on the hub; a folder by its type and what it holds, so that one that moves keeps its keys"
+    base = name.removeprefix('random:')
+    shown = known_as(base) or base
+    if not known_as(base) and Path(base).is_dir():
+        digits = start_print(base)[:8]
+        shown = f"{read_json(Path(base)/'config.json').get('model_type', 'model')}-{digits}"
+    return name.removesuffix(base)+shown
 
 # %% ../nbs/31_stages.ipynb #1cf3ff39
 def stages(cell:Cell)->list[Stage]:
@@ -478,7 +496,7 @@ def prediction_key(cell:Cell)->str:
     "Under which predictions are found"
     s = stages(cell)
     rows = [cell.print(l) for l in cell.langs]
-    return key('prediction', cell.name, target=cell.target, parent=s[-1].key if s else start_print(cell.model), rows=rows, langs=cell.langs, layer=layer_of(cell), tokens=VERSIONS['tokens'], device=device_kind() if cell.runtime=='torch' else 'cpu', **_means(cell))
+    return key('prediction', cell.slug, target=cell.target, parent=s[-1].key if s else start_print(cell.model), rows=rows, langs=cell.langs, layer=layer_of(cell), tokens=VERSIONS['tokens'], device=device_kind() if cell.runtime=='torch' else 'cpu', **_means(cell))
 
 def as_trained(cell:Cell)->Cell:
     "The same cell, run by torch"
@@ -500,7 +518,7 @@ def predicted_in(recipe:Recipe, of:str)->str:
 
 def score_key(cell:Cell)->str:
     "Under which scores are found"
-    return key('score', cell.name, parent=prediction_key(cell))
+    return key('score', cell.slug, parent=prediction_key(cell))
 
 def layer_of(cell:Cell)->int|None:
     "The hidden state that embeds sentences; None for tasks that train"
