@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['READ', 'WORDS', 'NO_FILE', 'BLOCK', 'PATIENCE', 'FETCH', 'entries', 'check_folder', 'no_code', 'content_print',
-           'NotHere', 'reachable', 'model_config', 'fetched_data', 'say_download']
+           'NotHere', 'reachable', 'model_config', 'fetched_data', 'hub_rows']
 
 # %% ../nbs/02_hub.ipynb #74c827ba
 import hashlib,json,os,stat,sys
@@ -118,7 +118,7 @@ def _ask(endpoint, answers):
     except (OSError,HTTPException): return
     answers.append(True)
 
-# %% ../nbs/02_hub.ipynb #d1862fc6
+# %% ../nbs/02_hub.ipynb #57cd1dd1
 FETCH = "`xstilts data hub --fetch STUDY` downloads what a study needs, where there is a network"
 
 def _not_here(repo): return NotHere(f"{repo} is not on this machine, and the hub cannot be reached; {FETCH}")
@@ -140,6 +140,7 @@ def model_config(
         except HfHubHTTPError as e: raise ValueError(f"{repo}: the hub has no such model, or you must log in and accept its terms first ({str(e).strip().splitlines()[0][:160]})") from e
     return json.loads(Path(path).read_text(encoding='utf-8'))
 
+# %% ../nbs/02_hub.ipynb #eb491db9
 def fetched_data(
     repo:str,
     revision:str|None=None,
@@ -150,10 +151,19 @@ def fetched_data(
     try: return snapshot_download(repo, repo_type='dataset', revision=revision, local_files_only=True)
     except LocalEntryNotFoundError as e: raise _not_here(repo) from e
 
-def say_download(
-    repo:str, config:str|None, split:str,
-    revision:str|None=None,
-):
+def hub_rows(
+    repo:str,                # owner/name
+    config:str|None, split:str,
+    revision:str|None=None,  # None for the head
+):                           # a `datasets.Dataset`
+    "A split of a data set of the hub; where the hub does not answer, what was fetched before"
+    from datasets import load_dataset
+    if not reachable(): return load_dataset(fetched_data(repo, revision), config, split=split)
+    _say_download(repo, config, split, revision)
+    try: return load_dataset(repo, config, split=split, revision=revision)
+    except ConnectionError as e: raise NotHere(f"{repo} cannot be had from the hub: {str(e).splitlines()[0][:160]}") from e
+
+def _say_download(repo, config, split, revision):
     "Say on stderr that rows are about to be downloaded, if nothing of the data set is in the cache"
     from huggingface_hub import try_to_load_from_cache
     there = try_to_load_from_cache(repo, 'README.md', repo_type='dataset', revision=revision)

@@ -146,14 +146,17 @@ def squad_f1(
     return 200*both/(len(p)+len(g)) if both else 0.
 
 # %% ../nbs/20_metrics.ipynb #269d7d57
+def _listed(golds):
+    if isinstance(golds, (str,dict)): raise ValueError(f"right answers must be a list of strings, not {golds!r}")
+    return golds
+
 def squad_item(
     pred:str,         # predicted answer, '' for none
     golds:list[str],  # the right answers
     norm:Callable=normalize_answer,
 )->tuple:             # exact match, F1; points
     "Both scores of one question against its best right answer (SQuAD v1.1, arXiv:1606.05250, google-research/xtreme `third_party/evaluate_squad.py`)"
-    if isinstance(golds, (str,dict)): raise ValueError(f"right answers must be a list of strings, not {golds!r}")
-    if not len(golds): raise ValueError("a question without a right answer cannot be scored; only SQuAD 2.0 has such questions")
+    if not len(_listed(golds)): raise ValueError("a question without a right answer cannot be scored; only SQuAD 2.0 has such questions")
     said = norm(pred)
     return 100*float(any(said==norm(o) for o in golds)), max(squad_f1(pred, o, norm) for o in golds)
 
@@ -177,7 +180,7 @@ def squad_v2_item(
 )->tuple:             # exact match, F1; points
     "Both scores of one question as SQuAD 2.0's `evaluate-v2.0.py` counts them (arXiv:1806.03822)"
     said = normalize_answer(pred)
-    right = [o for o in golds if normalize_answer(o)]
+    right = [o for o in _listed(golds) if normalize_answer(o)]
     if said and right: return squad_item(pred, right)
     both_empty = 100*float(not said and not right)
     return both_empty, both_empty
@@ -233,6 +236,19 @@ def bitext_f1(
     if not g|p: raise ValueError("no pairs in gold or prediction: there is nothing to score")
     return _floats(_rates(np.array([len(g),len(p),len(g&p)])))
 
+def _moments(gold, pred): # (n, 6): 1, x, y, xx, yy, xy, from which a correlation follows
+    _paired(gold, pred)
+    x,y = np.asarray(gold, np.float64),np.asarray(pred, np.float64)
+    return np.stack([np.ones_like(x), x, y, x*x, y*y, x*y], 1)
+
+def _correlation(sums): # (..., 6), as `_moments`
+    "Pearson's r. `scipy.stats.pearsonr`, which jiant calls for STS-B, gives NaN for constants: a constant prediction knows nothing, so it gets 0; constant gold is an error"
+    n,x,y,xx,yy,xy = np.moveaxis(np.asarray(sums, np.float64), -1, 0)
+    gold,pred = xx-_ratio(x*x, n),yy-_ratio(y*y, n)
+    if np.any(gold<=1e-12*xx): raise ValueError("all gold scores are equal: a correlation with them is not defined")
+    constant = pred<=1e-12*yy
+    return {'pearson': np.where(constant, 0., 100*(xy-x*y/n)/np.sqrt(np.where(constant, 1., gold*pred)))}
+
 # %% ../nbs/20_metrics.ipynb #a480c73c
 def best_threshold(
     scores:np.ndarray,   # (n) float, a score per candidate pair, higher is likelier
@@ -264,19 +280,6 @@ class Metric:
     columns:tuple[str,...]=('gold','pred')  # of the rows, what `stats` takes
     stats:Callable=field(repr=False)     # (gold, pred) -> (n, k) counts per item
     values:Callable=field(repr=False)    # (..., k) summed counts -> name -> (...) points
-
-def _moments(gold, pred): # (n, 6): 1, x, y, xx, yy, xy, from which a correlation follows
-    _paired(gold, pred)
-    x,y = np.asarray(gold, np.float64),np.asarray(pred, np.float64)
-    return np.stack([np.ones_like(x), x, y, x*x, y*y, x*y], 1)
-
-def _correlation(sums): # (..., 6), as `_moments`
-    "Pearson's r. `scipy.stats.pearsonr`, which jiant calls for STS-B, gives NaN for constants: a constant prediction knows nothing, so it gets 0; constant gold is an error"
-    n,x,y,xx,yy,xy = np.moveaxis(np.asarray(sums, np.float64), -1, 0)
-    gold,pred = xx-_ratio(x*x, n),yy-_ratio(y*y, n)
-    if np.any(gold<=1e-12*xx): raise ValueError("all gold scores are equal: a correlation with them is not defined")
-    constant = pred<=1e-12*yy
-    return {'pearson': np.where(constant, 0., 100*(xy-x*y/n)/np.sqrt(np.where(constant, 1., gold*pred)))}
 
 _XTREME = 'google-research/xtreme evaluate.py, arXiv:2003.11080'
 metrics = table(

@@ -15,7 +15,7 @@ from functools import lru_cache,partial
 from pathlib import Path
 from types import MappingProxyType
 from .config import revision,settings
-from .hub import NotHere,fetched_data,reachable,say_download
+from .hub import NotHere,hub_rows
 from .languages import languages
 from .tasks import tasks
 
@@ -231,15 +231,10 @@ def _open(origin, repo, config, split):
     "A split of a repository; one that is a script is read from the hub's Parquet conversion, and no code of it is run"
     from datasets import load_dataset
     if origin!='hub': return load_dataset(repository(origin, repo), config, split=split)
-    def from_hub(at):
-        if not reachable(): return load_dataset(fetched_data(repo, at), config, split=split)
-        say_download(repo, config, split, at)
-        return load_dataset(repo, config, split=split, revision=at)
-    try: return from_hub(revision('datasets', repo))
+    try: return hub_rows(repo, config, split, revision('datasets', repo))
     except RuntimeError as e:
         if 'script' not in str(e): raise
-        return from_hub('refs/convert/parquet')
-    except ConnectionError as e: raise NotHere(f"{repo} cannot be had from the hub: {str(e).splitlines()[0][:160]}") from e
+        return hub_rows(repo, config, split, 'refs/convert/parquet')
 
 @lru_cache(maxsize=2)
 def _whole(*at):
