@@ -42,14 +42,13 @@ def test_the_sound_folder_runs(folder): assert run_cell(cell(folder, target_max_
 
 
 def test_a_model_that_is_not_on_the_hub(tmp_path, monkeypatch):
-    "Named as it stands in the row, with what to check; so far from the network as here."
-    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
-    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+    "Named as it stands in the row, with what to do; so far from the network as here."
+    monkeypatch.setattr('xstilts.hub.reachable', lambda: False)
     (tmp_path/'params').mkdir()
     (tmp_path/'params'/'models.yaml').write_text('gone: {path: nobody/no-such-model, layer: 1}\n')
     (tmp_path/'settings.ini').write_text('[DEFAULT]\nlib_name = x\n')
     monkeypatch.chdir(tmp_path)
-    assert 'nobody/no-such-model' in refused('this model cannot be had from the hub: check the id', lambda: cell('gone', target_max_length=64))
+    assert 'data hub --fetch' in refused('nobody/no-such-model is not on this machine, and the hub cannot be reached', lambda: cell('gone', target_max_length=64))
 
 
 def test_a_folder_without_weights(folder):

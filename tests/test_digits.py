@@ -130,13 +130,15 @@ def scores():
     gold = dict(
         accuracy=[rng.choice('abc') for _ in words], token_accuracy=(tags := [[rng.choice(labels) for _ in range(8)] for _ in words]), span_f1=tags,
         qa=[[o] for o in words], bitext_f1=[rng.random()<.6 for _ in words], retrieval_accuracy=[str(i) for i in range(len(words))],
-        pearson=[rng.random() for _ in words], mean_average_precision=[[str(i), f'{i}x'] for i in range(len(words))], span_f1_2020=tags, mlqa=[[o] for o in words])
+        pearson=[rng.random() for _ in words], mean_average_precision=[[str(i), f'{i}x'] for i in range(len(words))], span_f1_2020=tags, mlqa=[[o] for o in words],
+        qa_v2=[[o] if i%3 else [] for i, o in enumerate(words)])
     spoilt = dict(
         accuracy=lambda o: spoil(o, 'a'), token_accuracy=lambda o: [spoil(t, rng.choice(labels)) for t in o], qa=lambda o: spoil(o[0], o[0][:1]),
         bitext_f1=lambda o: spoil(o, not o), retrieval_accuracy=lambda o: spoil(o, '-1'),
         pearson=lambda o: o+spoil(0, rng.random()), mean_average_precision=lambda o: ['-1', spoil(o[0], '-2'), o[1]])
     spoilt['span_f1'] = spoilt['span_f1_2020'] = spoilt['token_accuracy']
     spoilt['mlqa'] = spoilt['qa']
+    spoilt['qa_v2'] = lambda o: spoil(o[0], o[0][:1]) if o else spoil('', 'a word')
     return {k: metrics.score(k, [dict(id=str(i), lang='de', gold=o, pred=spoilt[k](o)) for i, o in enumerate(v)]) for k, v in gold.items()}
 
 

@@ -22,11 +22,18 @@ def hub(monkeypatch):
         if repo=='allenai/social_i_qa': raise RuntimeError('Dataset scripts are no longer supported, but found social_i_qa.py')
         raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{repo}' doesn't exist on the Hub or cannot be accessed.")
     monkeypatch.setattr(datasets, 'load_dataset', load_dataset)
+    monkeypatch.setattr('xstilts.hub.reachable', lambda: True)
     sources._whole.cache_clear()
     data.load.cache_clear()
     yield
     sources._whole.cache_clear()
     data.load.cache_clear()
+
+
+def test_a_download_is_said(hub, capsys):
+    "Whoever plans a study of the hub's data reads what is downloaded for its keys."
+    data.load('hub', 'stsb', 'train')
+    assert capsys.readouterr().err=='downloading nyu-mll/glue (stsb, train) from the hub: keys hold a fingerprint of the rows\n'
 
 
 def test_one_task_of_three_sets(hub):

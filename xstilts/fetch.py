@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from .config import revisions,settings
+from .hub import reachable
 from .models import model
 from .sources import SOURCES
 from .stages import Cell,intermediate
@@ -50,6 +51,9 @@ def lots(
     from fnmatch import fnmatch
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError,RepositoryNotFoundError
+    if api is None and not reachable():
+        raise ValueError("the hub cannot be reached from this machine: fetch where there is a network, "
+            "and copy the hub's cache (HF_HOME) from there; nothing was downloaded")
     api,res = api or HfApi(),[]
     for kind,ask in (('datasets',api.dataset_info),('models',api.model_info)):
         for repo in wanted[kind]:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['POSITIONED', 'POOLERS', 'DROPOUTS', 'PICKLED', 'VOCABULARIES', 'WHOLE', 'SPANS', 'new_encoder', 'encoder_class',
-           'readable', 'config_of', 'backbone', 'filled', 'first_position', 'tokenizer', 'longest', 'fits', 'sizes',
-           'classes', 'spans', 'averaged', 'Head', 'DualHead', 'MLMHead', 'Net', 'types']
+           'readable', 'source', 'config_of', 'backbone', 'filled', 'first_position', 'tokenizer', 'longest', 'fits',
+           'sizes', 'classes', 'spans', 'averaged', 'Head', 'DualHead', 'MLMHead', 'Net', 'types']
 
 # %% ../nbs/12_heads.ipynb #cc17b0d5
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor,nn
 from torch.nn import functional as F
 from .config import choose,revision
+from .hub import NotHere,check_folder,model_config,no_code,reachable
 from .models import POOLED
 from .tasks import Task
 from .unpadded import flat_hidden
@@ -49,16 +50,25 @@ def readable(
     path:str,           # a folder or a hub id
     weights:bool=True,  # are they needed?
 ):
-    "Refuse a folder that is not there, has no config, no weights or only pickled ones"
+    "Refuse a folder that is not there, has no config, no weights or only pickled ones, or that `check_folder` refuses"
     d = Path(path)
     if not d.is_dir():
         if d.is_absolute() or path.startswith('.') or path.count('/')!=1: raise ValueError(f"{path}: there is no such folder, and a model of the hub is called owner/name")
+        no_code(f'{path}: config.json', model_config(path, revision('models', path)))
         return
+    check_folder(d)
     if not (d/'config.json').exists(): raise ValueError(f"{path}: no config.json; give a folder in Hugging Face format, as `save_pretrained` writes it")
     if not weights or list(d.glob('*.safetensors')): return
     pickled = sorted(o.name for p in PICKLED for o in d.glob(p))
     if pickled: raise ValueError(f"{path}: no .safetensors file; pickled weights ({', '.join(pickled)}) are not read, convert them first: load them where you trust them and `save_pretrained`")
     raise ValueError(f"{path}: no .safetensors file: there are no weights in this folder; `random:` before the name takes its architecture with random ones")
+
+def source(
+    path:str,   # a folder or a hub id
+)->dict:
+    "How `transformers` is told to load: no code, and of the hub the locked revision, from its cache alone if it does not answer"
+    if Path(path).is_dir(): return dict(trust_remote_code=False)
+    return dict(trust_remote_code=False, revision=revision('models', path), local_files_only=not reachable())
 
 def config_of(path:str, at:dict, dropout:float):
     "The config of an encoder, with one dropout everywhere inside it"
@@ -85,11 +95,11 @@ def backbone(
     from transformers.utils.logging import disable_progress_bar
     disable_progress_bar()
     readable(path, weights=random is None)
-    at = {} if Path(path).is_dir() else dict(revision=revision('models', path))
+    at = source(path)
     cfg = config_of(path, at, dropout)
     if random is not None:
         torch.manual_seed(random)
-        res = encoder_class(cfg).from_config(cfg).float()
+        res = encoder_class(cfg).from_config(cfg, trust_remote_code=False).float()
     else: res = filled(path, cfg, at, encoder_class(cfg), **(dict(add_pooling_layer=False) if cfg.model_type in POOLERS else {}))
     if getattr(res, 'pooler', None) is not None: res.pooler = None
     return res
@@ -97,7 +107,7 @@ def backbone(
 # %% ../nbs/12_heads.ipynb #57f02250
 def filled(
     path:str, cfg,   # of the folder or hub id
-    at:dict,         # its revision
+    at:dict,         # of `source`
     cls, **kw,       # a class of `transformers` and what it is made with
 ):
     "A model with the weights of a folder, all of them; pooler aside"
@@ -124,8 +134,9 @@ VOCABULARIES = ('tokenizer.json','tokenizer.model','spiece.model','sentencepiece
 def tokenizer(path:str):
     "The fast tokenizer of a folder or a hub id"
     from transformers import AutoTokenizer
+    if Path(path).is_dir(): check_folder(path)
     if Path(path).is_dir() and not any((Path(path)/o).exists() for o in VOCABULARIES): raise ValueError(f"{path}: no tokenizer can be read, none of {', '.join(VOCABULARIES)} is there; put the one that belongs to these weights beside them with `save_pretrained`")
-    try: return AutoTokenizer.from_pretrained(path, **({} if Path(path).is_dir() else dict(revision=revision('models', path))))
+    try: return AutoTokenizer.from_pretrained(path, **source(path))
     except (OSError,ValueError,KeyError) as e: raise ValueError(f"{path}: no tokenizer can be read ({str(e).strip().splitlines()[0][:200]}); put the one that belongs to these weights beside them with `save_pretrained`") from e
 
 # %% ../nbs/12_heads.ipynb #f5bc6956
@@ -154,7 +165,7 @@ def sizes(
     cfg,               # of a `transformers` encoder
 )->tuple[int,int]:     # all; those outside of the embedding tables of pieces, positions and types
     "The parameters of an encoder without its pooler, counted and not made"
-    with torch.device('meta'): net = encoder_class(cfg).from_config(cfg)
+    with torch.device('meta'): net = encoder_class(cfg).from_config(cfg, trust_remote_code=False)
     if getattr(net, 'pooler', None) is not None: net.pooler = None
     tables = {m.weight for k,m in net.named_modules() if isinstance(m, nn.Embedding) and 'rel' not in k.split('.')[-1]}
     total = sum(p.numel() for p in net.parameters())

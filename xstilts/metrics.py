@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['K_MAP', 'metrics', 'accuracy', 'retrieval_accuracy', 'mean_average_precision', 'token_accuracy', 'span_counts',
-           'f1_of_counts', 'span_f1', 'normalize_answer', 'squad_f1', 'squad_item', 'squad_em_f1', 'normalize_mlqa',
-           'mlqa_em_f1', 'bitext_f1', 'best_threshold', 'Metric', 'item_stats', 'from_stats', 'score']
+           'f1_of_counts', 'span_f1', 'normalize_answer', 'squad_f1', 'squad_item', 'squad_em_f1', 'squad_v2_item',
+           'squad_v2_em_f1', 'normalize_mlqa', 'mlqa_em_f1', 'bitext_f1', 'best_threshold', 'Metric', 'item_stats',
+           'from_stats', 'score']
 
 # %% ../nbs/20_metrics.ipynb #db7c095d
 import re,string,unicodedata,warnings
@@ -106,21 +107,22 @@ def span_counts(
 
 # %% ../nbs/20_metrics.ipynb #f25ee2a5
 def _rates(sums): # (..., 3): gold, predicted, both
-    g,p,both = (sums[...,i] for i in range(3))
-    part = lambda n: 100*both/np.where(n>0, n, 1)
-    return {'f1': _ratio(200*both, g+p), 'precision': part(p), 'recall': part(g)}
+    "F1, precision and recall; 0 where they are 0/0, as seqeval 1.2.2 (`zero_division`) and `bucc_f1` of google-research/xtreme `evaluate.py` say"
+    gold,pred,both = (sums[...,i] for i in range(3))
+    def share(part, whole): return 100*part/np.where(whole>0, whole, 1)
+    return {'f1': share(2*both, gold+pred), 'precision': share(both, pred), 'recall': share(both, gold)}
 
 def f1_of_counts(
     counts:np.ndarray,  # (n, 3): in gold, predicted, in both
 )->float:               # points
-    "F1 of all rows together, from counts of gold, predicted and shared chunks or pairs"
+    "F1 of all rows together, from counts of gold, predicted and shared chunks or pairs; 0 where there are none"
     return _floats(_rates(np.asarray(counts).sum(0)))['f1']
 
 def span_f1(
     gold:list[list[str]],  # tags of every sentence
     pred:list[list[str]],  # as many tags for each
 )->float:                  # points
-    "Corpus F1 over chunks, seqeval 1.2.2's `f1_score`, as for UDPOS and PAN-X (google-research/xtreme `evaluate.py`, arXiv:2003.11080)"
+    "Corpus F1 over chunks, seqeval 1.2.2's `f1_score`, as for UDPOS and PAN-X (google-research/xtreme `evaluate.py`, arXiv:2003.11080); 0 without any chunk"
     return f1_of_counts(span_counts(gold, pred))
 
 # %% ../nbs/20_metrics.ipynb #a2970b52
@@ -144,20 +146,23 @@ def squad_f1(
     return 200*both/(len(p)+len(g)) if both else 0.
 
 # %% ../nbs/20_metrics.ipynb #269d7d57
+def _listed(golds):
+    if isinstance(golds, (str,dict)): raise ValueError(f"right answers must be a list of strings, not {golds!r}")
+    return golds
+
 def squad_item(
     pred:str,         # predicted answer, '' for none
-    golds:list[str],  # the right answers, [] if the question has none
+    golds:list[str],  # the right answers
     norm:Callable=normalize_answer,
 )->tuple:             # exact match, F1; points
-    "Both scores of one question against its best right answer (SQuAD v1.1, arXiv:1606.05250); without one, silence is right (SQuAD 2.0, arXiv:1806.03822)"
-    if isinstance(golds, (str,dict)): raise ValueError(f"right answers must be a list of strings, not {golds!r}")
+    "Both scores of one question against its best right answer (SQuAD v1.1, arXiv:1606.05250, google-research/xtreme `third_party/evaluate_squad.py`)"
+    if not len(_listed(golds)): raise ValueError("a question without a right answer cannot be scored; only SQuAD 2.0 has such questions")
     said = norm(pred)
-    if not len(golds): return (100*float(not said),)*2
     return 100*float(any(said==norm(o) for o in golds)), max(squad_f1(pred, o, norm) for o in golds)
 
-def _answers(gold, pred): # (n, 3): exact match, F1, 1
+def _answers(gold, pred, item=squad_item): # (n, 3): exact match, F1, 1
     _paired(gold, pred)
-    return np.array([[*squad_item(p, g),1] for g,p in zip(gold, pred)])
+    return np.array([[*item(p, g),1] for g,p in zip(gold, pred)])
 
 def _answer_means(sums): return {'f1': _ratio(sums[...,1], sums[...,2]), 'exact_match': _ratio(sums[...,0], sums[...,2])}
 
@@ -167,6 +172,25 @@ def squad_em_f1(
 )->dict[str,float]:                # 'f1' and 'exact_match' in points
     "Means over questions, as for XQuAD and TyDiQA in every language (google-research/xtreme `third_party/evaluate_squad.py`)"
     return _floats(_answer_means(_answers(gold_answers, pred).sum(0)))
+
+# %% ../nbs/20_metrics.ipynb #f6596e81
+def squad_v2_item(
+    pred:str,         # predicted answer, '' for none
+    golds:list[str],  # the right answers, [] if the question has none
+)->tuple:             # exact match, F1; points
+    "Both scores of one question as SQuAD 2.0's `evaluate-v2.0.py` counts them (arXiv:1806.03822)"
+    said = normalize_answer(pred)
+    right = [o for o in _listed(golds) if normalize_answer(o)]
+    if said and right: return squad_item(pred, right)
+    both_empty = 100*float(not said and not right)
+    return both_empty, both_empty
+
+def squad_v2_em_f1(
+    gold_answers:list[list[str]],  # the right answers of every question
+    pred:list[str],                # one answer to each, '' for none
+)->dict[str,float]:                # 'f1' and 'exact_match' in points
+    "Means over questions, as for SQuAD 2.0 (`evaluate-v2.0.py`, arXiv:1806.03822)"
+    return _floats(_answer_means(_answers(gold_answers, pred, squad_v2_item).sum(0)))
 
 # %% ../nbs/20_metrics.ipynb #7e24ae36
 _ARTICLES = dict(en='a an the', es='un una unos unas el la los las', de='ein eine einen einem eines einer der die das den dem des', vi='của là cái chiếc những')
@@ -207,9 +231,23 @@ def bitext_f1(
     gold_pairs:set,  # (id, id) of translations
     pred_pairs:set,  # (id, id) above the threshold
 )->dict[str,float]:  # 'f1', 'precision', 'recall' in points
-    "F1 over sets of pairs, as for BUCC (google-research/xtreme `evaluate.py`, arXiv:2003.11080)"
+    "F1 over sets of pairs, as for BUCC (`bucc_f1` of google-research/xtreme `evaluate.py`, arXiv:2003.11080); no pair in either is an error"
     g,p = set(gold_pairs),set(pred_pairs)
+    if not g|p: raise ValueError("no pairs in gold or prediction: there is nothing to score")
     return _floats(_rates(np.array([len(g),len(p),len(g&p)])))
+
+def _moments(gold, pred): # (n, 6): 1, x, y, xx, yy, xy, from which a correlation follows
+    _paired(gold, pred)
+    x,y = np.asarray(gold, np.float64),np.asarray(pred, np.float64)
+    return np.stack([np.ones_like(x), x, y, x*x, y*y, x*y], 1)
+
+def _correlation(sums): # (..., 6), as `_moments`
+    "Pearson's r. `scipy.stats.pearsonr`, which jiant calls for STS-B, gives NaN for constants: a constant prediction knows nothing, so it gets 0; constant gold is an error"
+    n,x,y,xx,yy,xy = np.moveaxis(np.asarray(sums, np.float64), -1, 0)
+    gold,pred = xx-_ratio(x*x, n),yy-_ratio(y*y, n)
+    if np.any(gold<=1e-12*xx): raise ValueError("all gold scores are equal: a correlation with them is not defined")
+    constant = pred<=1e-12*yy
+    return {'pearson': np.where(constant, 0., 100*(xy-x*y/n)/np.sqrt(np.where(constant, 1., gold*pred)))}
 
 # %% ../nbs/20_metrics.ipynb #a480c73c
 def best_threshold(
@@ -243,16 +281,6 @@ class Metric:
     stats:Callable=field(repr=False)     # (gold, pred) -> (n, k) counts per item
     values:Callable=field(repr=False)    # (..., k) summed counts -> name -> (...) points
 
-def _moments(gold, pred): # (n, 6): 1, x, y, xx, yy, xy, from which a correlation follows
-    _paired(gold, pred)
-    x,y = np.asarray(gold, np.float64),np.asarray(pred, np.float64)
-    return np.stack([np.ones_like(x), x, y, x*x, y*y, x*y], 1)
-
-def _correlation(s):
-    n,x,y,xx,yy,xy = np.moveaxis(np.asarray(s, np.float64), -1, 0)
-    var = (xx-x*x/n)*(yy-y*y/n)
-    return {'pearson': np.where(var>1e-12, 100*(xy-x*y/n)/np.sqrt(np.maximum(var, 1e-12)), 0.)}
-
 _XTREME = 'google-research/xtreme evaluate.py, arXiv:2003.11080'
 metrics = table(
     Metric(name='accuracy', main='accuracy', floor='share of the most frequent class', source=_XTREME, stats=_matches, values=_share),
@@ -260,8 +288,10 @@ metrics = table(
            stats=_token_matches, values=_share),
     Metric(name='span_f1', main='f1', floor='one tag for every token: near 0', source=f'seqeval 1.2.2, {_XTREME}', stats=span_counts, values=_rates),
     Metric(name='span_f1_2020', main='f1', floor='one tag for every token: near 0', source=f'seqeval 0.0.12, {_XTREME}', stats=partial(span_counts, whole=True), values=_rates),
-    Metric(name='qa', main='f1', floor='no answer: the share of unanswerable questions', source='SQuAD v1.1, arXiv:1606.05250, arXiv:1806.03822',
+    Metric(name='qa', main='f1', floor='near 0', source='google-research/xtreme third_party/evaluate_squad.py, SQuAD v1.1, arXiv:1606.05250',
            stats=_answers, values=_answer_means),
+    Metric(name='qa_v2', main='f1', floor='no answer: the share of unanswerable questions', source='SQuAD 2.0 evaluate-v2.0.py, arXiv:1806.03822',
+           stats=partial(_answers, item=squad_v2_item), values=_answer_means),
     Metric(name='mlqa', main='f1', floor='near 0', source='google-research/xtreme third_party/evaluate_mlqa.py, arXiv:1910.07475', columns=('gold','pred','lang'),
            stats=_mlqa_answers, values=_answer_means),
     Metric(name='bitext_f1', main='f1', floor='no pair: 0', source=_XTREME, stats=_pairs, values=_rates),

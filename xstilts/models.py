@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['POOLED', 'OPTIMISERS', 'MINI_LANGS', 'CC100', 'WIKI104', 'MC4', 'XTREME_LAYERS', 'OWN', 'ENCODERS', 'MT5', 'models',
-           'STANDS_FOR', 'Model', 'own_models', 'model', 'folder_of']
+           'STANDS_FOR', 'HUB_ID', 'Model', 'own_models', 'known_as', 'model', 'folder_of']
 
 # %% ../nbs/03_models.ipynb #617ac4a0
 import json,re
 from dataclasses import dataclass,fields,replace
 from pathlib import Path
 from types import MappingProxyType
-from .config import choose,settings,table,unknown
+from .config import choose,nearest,revision,settings,table,unknown
+from .hub import NotHere,check_folder,model_config,no_code
 from .languages import languages
 
 # %% ../nbs/03_models.ipynb #ab89919f
@@ -114,27 +115,54 @@ def _own(name, d, path):
 # %% ../nbs/03_models.ipynb #a4e367f0
 STANDS_FOR = MappingProxyType({'bert': 'mbert', 'mt5': 'mt5-base', 'modernbert': 'mmbert-base', 'deberta-v2': 'mdeberta-base', 'rembert': 'rembert'})  # model_type -> the row whose values a folder gets
 
+HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]*/[\w.-]+')
+
+def known_as(
+    name:str,            # as for `model`
+    own:dict|None=None,  # `own_models()` if None
+)->str:                  # '' for a folder, and for an id of the hub that no row has
+    "The row that a name stands for"
+    base = name.removeprefix('random:')
+    if base in models: return base
+    if base in (own_models() if own is None else own): return base
+    return '' if Path(base).is_dir() else next((o.name for o in models.values() if o.path==base), '')
+
 def model(
-    name:str,        # a row, random:<row>, or a folder
+    name:str,            # a row, a folder, owner/name of the hub, or random: and one of them
     own:dict|None=None,  # `own_models()` if None
 )->Model:
-    "The row of a model; a folder gets the values of its family, those of XLM-R large if its type has no row"
+    "The row of a model; a folder or a repository of the hub gets the values of its family, those of XLM-R large if its type has no row"
     own = own_models() if own is None else own
     base = name.removeprefix('random:')
-    if base in own or base in models:
-        res = own.get(base) or models[base]
-        return replace(res, name=name) if base!=name else res
+    if row := known_as(base, own):
+        found = own.get(row) or models[row]
+        return replace(found, name=name) if found.name!=name else found
+    if HUB_ID.fullmatch(base) and not Path(base).is_dir(): return _repository(name, base)
     if re.search(r'[/\\.]', base): return _folder(name, Path(base))
-    raise ValueError(unknown('model', name, [*models, *own])+', random:<name>, or a folder')
+    raise ValueError(unknown('model', name, [*models, *own])+', random:<name>, a folder, or owner/name of the hub')
 
-def _folder(name, path):
-    "The row of a folder: what its weights were trained on is not known, which values suit them is"
-    if not path.is_dir(): raise ValueError(f"model {name!r}: there is no folder {str(path)!r} (a model of the hub needs a row: params/models.yaml takes `name: {{path: owner/name}}`)")
-    if not (path/'config.json').exists(): raise ValueError(f"model folder {str(path)!r} has no config.json: give a folder in Hugging Face format")
-    try: kind = json.loads((path/'config.json').read_text(encoding='utf-8')).get('model_type', '')
-    except ValueError as e: raise ValueError(f"model folder {str(path)!r}: config.json is not JSON ({e})") from e
+def _of_type(name, path, kind):
+    "A row with the values of a type of encoder; what its weights were trained on is not known"
     like = models[STANDS_FOR[kind]] if kind in STANDS_FOR else Model(name=name)
-    return Model(name=name, path=str(path), **{o: getattr(like, o) for o in ('family','lr','intermediate_lr','optimiser','pooled','dropout')})
+    return Model(name=name, path=path, **{o: getattr(like, o) for o in ('family','lr','intermediate_lr','optimiser','pooled','dropout')})
+
+# %% ../nbs/03_models.ipynb #22db98c6
+def _folder(name, path):
+    "The row of a folder"
+    if not path.is_dir(): raise ValueError(f"model {name!r}: there is no folder {str(path)!r}, and a model of the hub is called owner/name")
+    if not (path/'config.json').exists(): raise ValueError(f"model folder {str(path)!r} has no config.json: give a folder in Hugging Face format")
+    check_folder(path)
+    return _of_type(name, str(path), json.loads((path/'config.json').read_text(encoding='utf-8')).get('model_type', ''))
+
+def _repository(name, repo):
+    "The row of a model of the hub that the table lacks"
+    near = nearest(repo, [o.path for o in models.values() if '/' in o.path])
+    what = f"model {name!r} is no row and no folder{f', did you mean {near!r}?' if near else ':'}"
+    try: config = model_config(repo, revision('models', repo))
+    except NotHere as e: raise NotHere(f"{what} {e}") from e
+    except ValueError as e: raise ValueError(f"{what} {e}") from e
+    no_code(f'model {name!r}: config.json', config)
+    return _of_type(name, repo, config.get('model_type', ''))
 
 # %% ../nbs/03_models.ipynb #302c4f99
 def folder_of(row:Model)->str:

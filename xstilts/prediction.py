@@ -91,7 +91,7 @@ def answers(
     res = []
     for o,spans,x in zip(rows, found, nothing):
         best = sorted(spans, reverse=True)[:20]
-        texts = [o['context'][b:e] for _,b,e in best]
+        texts = [o['context'][b:e].strip() for _,b,e in best]  # a piece may begin with the space before its word
         res.append(dict(pred='' if not texts or (null and x>best[0][0]) else texts[0], texts=texts, prob=[s for s,*_ in best], null_score=x))
     return res
 

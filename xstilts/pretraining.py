@@ -11,7 +11,7 @@ from dataclasses import dataclass,fields
 import numpy as np
 from .batches import collate
 from .sources import plain_text
-from .tokens import flat,frame
+from .tokens import flat,frame,word_pieces
 
 # %% ../nbs/14_pretraining.ipynb #35148fc6
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ class LMFeed:
     "Batches for language modelling, a pure function of (seed, window)"
     def __init__(self, corpus:Corpus, tok, shape:Shape, recipe, first:int=2):
         self.corpus,self.shape,self.tok,self.first,self.frame = corpus,shape,tok,first,frame(tok)
-        pieces = tok(corpus.words, add_special_tokens=False)['input_ids']
+        pieces = word_pieces(tok, corpus.words)
         self.at,self.flat = np.cumsum([0]+[len(o) for o in pieces]), np.array([x for o in pieces for x in o], np.int32)
         self.sizes = [np.add.reduceat((self.at[w+1]-self.at[w]).astype(np.int64), at[:-1]) for w,_,at in map(corpus.packed.get, corpus.langs)]
         self.rates = [float(o) for o in shape.replace.split()]

@@ -15,6 +15,7 @@ from functools import lru_cache,partial
 from pathlib import Path
 from types import MappingProxyType
 from .config import revision,settings
+from .hub import NotHere,hub_rows
 from .languages import languages
 from .tasks import tasks
 
@@ -229,12 +230,11 @@ def repository(origin, repo):
 def _open(origin, repo, config, split):
     "A split of a repository; one that is a script is read from the hub's Parquet conversion, and no code of it is run"
     from datasets import load_dataset
-    at = repository(origin, repo)
-    locked = revision('datasets', repo) if origin=='hub' else None
-    try: return load_dataset(at, config, split=split, revision=locked)
+    if origin!='hub': return load_dataset(repository(origin, repo), config, split=split)
+    try: return hub_rows(repo, config, split, revision('datasets', repo))
     except RuntimeError as e:
-        if origin!='hub' or 'script' not in str(e): raise
-        return load_dataset(at, config, split=split, revision='refs/convert/parquet')
+        if 'script' not in str(e): raise
+        return hub_rows(repo, config, split, 'refs/convert/parquet')
 
 @lru_cache(maxsize=2)
 def _whole(*at):
@@ -251,6 +251,7 @@ def _part(origin, task, source, split, lang):
     try:
         found,features = _whole(origin, source.repo, source.config(lang), theirs)
         return [dict(made, id=str(o.get('id') or o.get('uid') or i)) for i,o in enumerate(found) if source.keep(o, lang) and (made := source.row(o, i, features))]
+    except NotHere as e: raise NotHere(f"{origin}: {task} in {lang}, {split}: {e}") from e
     except KeyError as e: raise ValueError(f"{origin}: {task} in {lang}: column {e} is not in {where}: it has {' '.join(features)}") from e
     except DatasetGenerationError as e: raise ValueError(f"{origin}: {task} in {lang}: {where} cannot be read: {str(e.__cause__ or e).splitlines()[0][:200]}") from e
     except (FileNotFoundError,DatasetNotFoundError,ValueError) as e: raise ValueError(f"{origin}: {task} in {lang} has no {split} split ({where}): {str(e).splitlines()[0][:200]}; `xstilts data {origin}` lists what is there, and a study may say train_from") from e

@@ -48,7 +48,8 @@ def majority(cell:Cell)->dict[str,float]|None:
         top = Counter(o['label'] for o in seen).most_common(1)[0][0]
         return {l: score(metric, [dict(gold=o['label'], pred=top) for o in cell.rows(l)])[metrics[metric].main] for l in cell.langs}
     if t.kind=='tags':
-        top = Counter(x for o in seen for x in o['tags'] if x!='O').most_common(1)[0][0]
+        named = Counter(x for o in seen for x in o['tags'] if x!='O').most_common(1)
+        top = named[0][0] if named else 'O'
         return {l: score(metric, [dict(gold=list(o['tags']), pred=[top]*len(o['tags'])) for o in cell.rows(l)])[metrics[metric].main] for l in cell.langs}
     return None
 

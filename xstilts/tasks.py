@@ -93,7 +93,7 @@ INTERMEDIATES = (
     Task(name='qqp', kind='pair', metric='accuracy', category='other', langs=('en',), labels=('different','duplicate'), hub='nyu-mll/glue',
          licence='Quora terms, non-commercial', paper='arXiv:1804.07461'),
     Task(name='squad_v1', kind='span', metric='qa', category='other', langs=('en',), batch_size=16, max_length=384, hub='rajpurkar/squad', licence='CC BY-SA 4.0', paper='arXiv:1606.05250'),
-    Task(name='squad_v2', kind='span', metric='qa', category='other', langs=('en',), batch_size=16, max_length=384, hub='rajpurkar/squad_v2', licence='CC BY-SA 4.0', paper='arXiv:1806.03822'),
+    Task(name='squad_v2', kind='span', metric='qa_v2', category='other', langs=('en',), batch_size=16, max_length=384, hub='rajpurkar/squad_v2', licence='CC BY-SA 4.0', paper='arXiv:1806.03822'),
     Task(name='hellaswag', kind='choice', metric='accuracy', category='other', langs=('en',), hub='Rowan/hellaswag', licence='MIT', paper='arXiv:1905.07830'),
     Task(name='ccg', kind='tags', metric='token_accuracy', category='other', langs=('en',), folder=True, licence='LDC User Agreement', paper='Hockenmaier and Steedman 2007, CCGbank'),
     Task(name='cosmosqa', kind='choice', metric='accuracy', category='other', langs=('en',), hub='allenai/cosmos_qa', licence='CC BY 4.0', paper='arXiv:1909.00277'),

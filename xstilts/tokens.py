@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SPECIALS', 'SHORT', 'ENCODERS', 'train_tokenizer', 'Encoded', 'flat', 'Frame', 'frame', 'encode_pair',
-           'encode_choice', 'encode_plain', 'encode_tags', 'encode_span', 'sentences', 'in_context', 'query_answer',
-           'encode_dual', 'encode']
+           'encode_choice', 'encode_plain', 'words_stand_alone', 'word_pieces', 'encode_tags', 'whole_characters',
+           'context_pieces', 'encode_span', 'sentences', 'in_context', 'query_answer', 'encode_dual', 'encode',
+           'mended']
 
 # %% ../nbs/10_tokens.ipynb #b031bb87
-import re
+import re,unicodedata
 from dataclasses import dataclass,field
 from pathlib import Path
 import numpy as np
@@ -141,17 +142,39 @@ def encode_plain(tok, rows, task:Task=None, max_length:int=512, reset:bool=False
     f = frame(tok)
     return flat([[*f.start, *o[:max_length-f.one], *f.end] for o in _pieces(tok, [o['text'] for o in rows])])
 
+# %% ../nbs/10_tokens.ipynb #665c9429
+def words_stand_alone(
+    tok,      # a fast tokenizer
+)->bool:
+    "Is a word the same pieces after a space as at the beginning of a text?"
+    once,twice = _pieces(tok, ['a','a a'])
+    return twice==2*once
+
+def word_pieces(
+    tok,                # a fast tokenizer
+    words:list[str],
+)->list[list[int]]:     # the pieces of each word
+    "Words as pieces, each as it stands inside a text, behind a space"
+    return _pieces(tok, words if words_stand_alone(tok) else [f' {o}' for o in words])
+
+def _sentence_pieces(tok, rows):
+    "(is there a word before it?, word) -> its pieces"
+    leading = sorted({o['tokens'][0] for o in rows if o['tokens']})
+    inner = sorted({w for o in rows for w in o['tokens'][1:]})
+    res = {(False,w): p for w,p in zip(leading, _pieces(tok, leading))}
+    return res|{(True,w): p for w,p in zip(inner, word_pieces(tok, inner))}
+
 # %% ../nbs/10_tokens.ipynb #0f94aef6
 def encode_tags(tok, rows, task:Task, max_length:int, reset:bool=False)->Encoded:
     "Words and their classes"
     ix,unk,f = {o:i for i,o in enumerate(task.labels)}, tok.unk_token_id, frame(tok)
-    known = sorted({w for o in rows for w in o['tokens']})
-    pieces = dict(zip(known, _pieces(tok, known)))
+    pieces = _sentence_pieces(tok, rows)
     ids,labels,row,room = [],[],[],max_length-f.one
     for i,o in enumerate(rows):
         parts,cur,lab = [],[],[]
         for w,t in zip(o['tokens'], o['tags'], strict=True):
-            p = pieces[w] if 0<len(pieces[w])<=min(100, room) else [unk]
+            p = pieces[bool(parts or cur), w]
+            p = p if 0<len(p)<=min(100, room) else [unk]
             if len(cur)+len(p)>room: parts,cur,lab = [*parts,(cur,lab)],[],[]
             cur,lab = cur+p, lab+[ix[t]]+[-100]*(len(p)-1)
         for done,marks in [*parts,(cur,lab)]:
@@ -160,30 +183,71 @@ def encode_tags(tok, rows, task:Task, max_length:int, reset:bool=False)->Encoded
             row.append(i)
     return flat(ids, row=row, y=dict(labels=np.array(labels, np.int64)))
 
+# %% ../nbs/10_tokens.ipynb #d82df053
+_CONTROL = ''.join(c for c in map(chr, range(160)) if unicodedata.category(c)=='Cc' and c not in '\t\n\r')
+_JOINERS = '\u200c\u200d'  # zero-width: a part of the character before
+
+def _content(char): return char in _JOINERS or unicodedata.category(char)[0] not in 'CZ'
+
+def whole_characters(
+    text:str,
+    offsets:list[tuple[int,int]],  # begin and end of each piece in `text`
+)->list[tuple[int,int]]:           # ditto
+    "Offsets that take in the characters no piece covers, where they belong to the one before: accents and vowels that a normaliser composed"
+    begins,ends,seen = {},{},0
+    for begin,end in [*offsets, (len(text), len(text))]:
+        stop,start = seen,begin
+        while seen and stop<begin and _content(text[stop]): stop += 1
+        while start>stop and _content(text[start-1]): start -= 1
+        if stop>seen: ends[seen] = stop
+        if start<begin: begins[begin] = start
+        seen = max(seen, end)
+    return [(begins.get(b, b), ends.get(e, e)) for b,e in offsets]
+
+def context_pieces(
+    tok,                  # a fast tokenizer
+    contexts:list[str],
+)->list[tuple]:           # of each context: ids, and offsets in whole characters
+    "Contexts as pieces that know their place"
+    if not contexts: return []
+    cut = [len(o)-len(o.lstrip(_CONTROL)) for o in contexts]
+    made = tok([o[n:] for o,n in zip(contexts, cut)], add_special_tokens=False, return_offsets_mapping=True)
+    moved = [[(b+n, e+n) for b,e in offsets] for offsets,n in zip(made['offset_mapping'], cut)]
+    return [(ids, whole_characters(o, at)) for ids,o,at in zip(made['input_ids'], contexts, moved)]
+
 # %% ../nbs/10_tokens.ipynb #23eb7b56
+def _answer_pieces(offsets, answers):
+    "First and last piece that share a character with the first answer; None if there is none"
+    if not answers['text']: return None
+    start = answers['start'][0]
+    stop = start+len(answers['text'][0])
+    inside = [j for j,(b,e) in enumerate(offsets) if b<stop and e>start]
+    return (inside[0], inside[-1]) if inside else None
+
+def _windows(f, question, context, offsets, found, max_length, stride):
+    "Of each window of a context: ids, where the context begins in them, the offsets of its pieces, the piece where the answer begins and ends"
+    room = max_length-len(question)-f.two
+    if room<1: raise ValueError(f"max_length {max_length} leaves no room for a context beside a question of {len(question)} pieces")
+    step = min(room, stride)
+    for at in range(0, max(1, len(context)-room+step), step):
+        ids,n = _join(f, question, context[at:at+room], max_length)
+        whole = found and at<=found[0] and found[1]<at+room
+        yield ids, n, offsets[at:at+room], (n+found[0]-at, n+found[1]-at) if whole else (0,0)
+
 def encode_span(tok, rows, task:Task=None, max_length:int=384, reset:bool=False, stride:int=128, max_question:int=64)->Encoded:
     "Questions over windows of their contexts (run_squad.py of XTREME: stride 128, question 64)"
-    q = [o[:max_question] for o in _pieces(tok, [o['question'] for o in rows])]
-    c = tok([o['context'] for o in rows], add_special_tokens=False, return_offsets_mapping=True) if rows else dict(input_ids=[], offset_mapping=[])
-    ids,row,second,begin,end,span,f = [],[],[],[],[],[],frame(tok)
-    for i,(o,qi,ci,off) in enumerate(zip(rows, q, c['input_ids'], c['offset_mapping'])):
-        answer = o['answers']
-        a = (answer['start'][0], answer['start'][0]+len(answer['text'][0])) if answer['text'] else None
-        room = max_length-len(qi)-f.two
-        if room<1: raise ValueError(f"max_length {max_length} leaves no room for a context beside a question of {len(qi)} pieces")
-        step = min(room, stride)
-        for at in range(0, max(1, len(ci)-room+step), step):
-            part,where = ci[at:at+room], off[at:at+room]
-            x,n = _join(f, qi, part, max_length)
-            inside = [j for j,(b,e) in enumerate(where) if a and b<a[1] and e>a[0]]
-            whole = inside and where[0][0]<=a[0] and where[-1][1]>=a[1]
-            span.append((n+inside[0], n+inside[-1]) if whole else (0, 0))
-            ids.append(x); row.append(i); second.append(n)
-            begin += [-1]*n+[b for b,_ in where]+[-1]*len(f.end)
-            end += [-1]*n+[e for _,e in where]+[-1]*len(f.end)
-    y = dict(begin=np.array(begin, np.int32), end=np.array(end, np.int32), span=np.array(span, np.int64).reshape(-1, 2))
+    f = frame(tok)
+    questions = [o[:max_question] for o in _pieces(tok, [o['question'] for o in rows])]
+    contexts = context_pieces(tok, [o['context'] for o in rows])
+    made = []
+    for i,(o,q,(c,offsets)) in enumerate(zip(rows, questions, contexts)):
+        found = _answer_pieces(offsets, o['answers'])
+        made += [(i,*w) for w in _windows(f, q, c, offsets, found, max_length, stride)]
+    def covered(side): return [x for *_,n,where,_ in made for x in (*[-1]*n, *(o[side] for o in where), *[-1]*len(f.end))]
+    second = [n for _,_,n,_,_ in made]
+    y = dict(begin=np.array(covered(0), np.int32), end=np.array(covered(1), np.int32), span=np.array([o[-1] for o in made], np.int64).reshape(-1, 2))
     restart,types = _marks(f, second, reset)
-    return flat(ids, row=row, **restart, y=y|types)
+    return flat([o[1] for o in made], row=[o[0] for o in made], **restart, y=y|types)
 
 # %% ../nbs/10_tokens.ipynb #f28a41ba
 _END = re.compile(r"""[.!?]["')\]\u201d\u2019]*\s+|[\u3002\uff01\uff1f\u0964]["\u300d\u300f\u201d]*\s*""")
@@ -230,3 +294,10 @@ ENCODERS = dict(pair=encode_pair, score=encode_pair, choice=encode_choice, tags=
 def encode(tok, rows, task:Task, max_length:int, reset:bool=False)->Encoded:
     "Rows of a task as flat arrays, by the kind of its rows"
     return ENCODERS[task.kind](tok, rows, task, max_length, reset=reset)
+
+def mended(
+    tok, task:Task,
+)->dict:          # part of the key of encoded rows
+    "What is encoded in another way than before, so that arrays kept from then are made again"
+    if task.kind=='span': return dict(characters='whole')
+    return dict(spaces=True) if task.kind=='tags' and not words_stand_alone(tok) else {}

@@ -1,0 +1,193 @@
+"""Models that others made: keys that depend on what a folder holds, what is refused before anything is loaded, and a hub that does not answer."""
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import tracemalloc
+
+import pytest
+from xstilts.heads import backbone, new_encoder, tokenizer
+from xstilts.hub import content_print
+from xstilts.models import Model
+from xstilts.stages import Cell, prediction_key, score_key, stages
+from xstilts.tokens import train_tokenizer
+
+FEW = dict(intermediate_train_limit=8, target_train_limit=8, target_max_steps=2, eval_limit=4, languages='de', target_max_length=64)
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path/'store'))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tok = train_tokenizer(['the farmer reads a book', 'no man sleeps'], 60, max_length=512)
+    new_encoder(len(tok), layers=1, hidden=16, heads=2, max_length=64).save_pretrained(tmp_path/'sound')
+    tok.save_pretrained(tmp_path/'sound')
+    return tmp_path/'sound'
+
+
+def cell(name, intermediate='mnli', target='xnli', **settings):
+    return Cell(model=str(name), intermediate=intermediate, target=target, seed=0, settings=dict(FEW)|settings)
+
+
+def keys(name, **kw):
+    made = cell(name, **kw)
+    return [*(o.key for o in stages(made)), prediction_key(made), score_key(made)]
+
+
+def changed(folder, name, **values):
+    "A JSON file of a model folder with some values set"
+    file = folder/name
+    found = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(found|values))
+
+
+# Keys
+
+def test_a_folder_that_is_moved_copied_and_touched_keeps_its_keys(folder, tmp_path, monkeypatch):
+    before, floor = keys(folder), keys(f'random:{folder}')
+    copy = shutil.copytree(folder, tmp_path/'a much longer name'/'copy')
+    for o in copy.iterdir(): os.utime(o, (1, 1))
+    (copy/'notes.md').write_text('mine')
+    moved = shutil.move(folder, tmp_path/'moved')
+    monkeypatch.chdir(tmp_path)
+    assert keys(copy)==keys(moved)==keys('./moved')==before
+    assert keys(f'random:{copy}')==floor!=before
+    assert not any('sound' in o or 'tmp' in o for o in before), before
+    assert all('-xlm-roberta-' in o for o in before), before
+
+
+@pytest.mark.parametrize('name', ['model.safetensors', 'config.json', 'tokenizer.json', 'sentencepiece.bpe.model', 'vocab.txt'])
+def test_another_byte_gives_other_keys(name, folder, tmp_path):
+    before = keys(folder)
+    other = shutil.copytree(folder, tmp_path/'other')
+    data = (other/name).read_bytes() if (other/name).exists() else b''
+    (other/name).write_bytes(data.replace(b'{', b'{ ', 1) if name.endswith('.json') else data[:-1]+b'!')
+    assert not set(keys(other))&set(before)
+
+
+def test_an_id_of_the_hub_that_a_row_has_is_that_row():
+    assert keys('FacebookAI/xlm-roberta-base')==keys('xlmr-base')
+
+
+def test_only_words_that_got_their_spaces_have_other_keys(monkeypatch):
+    "A family that reads the space before a word as a part of it has other keys for tagged sentences, and nothing else has."
+    tagged, pairs = keys('mmbert-base', target='udpos', intermediate='none'), keys('mmbert-base', intermediate='none')
+    monkeypatch.setattr('xstilts.stages.SPACED', ())
+    from xstilts.stages import _stage_key
+    _stage_key.cache_clear()
+    assert not set(tagged)&set(keys('mmbert-base', target='udpos', intermediate='none'))
+    assert pairs==keys('mmbert-base', intermediate='none')
+    _stage_key.cache_clear()
+
+
+def test_weights_are_not_held_to_be_hashed(tmp_path):
+    with open(tmp_path/'model.safetensors', 'wb') as f: f.truncate(200*2**20)
+    tracemalloc.start()
+    content_print(tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak<8*2**20, peak
+
+
+def test_a_folder_of_the_hubs_cache_is_links(folder, tmp_path):
+    "Snapshots are links into blobs; they load, and are what the files are."
+    blobs, snapshot = tmp_path/'models--a--b'/'blobs', tmp_path/'models--a--b'/'snapshots'/'0123'
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for i, o in enumerate(sorted(folder.iterdir())):
+        shutil.copy(o, blobs/f'{i}')
+        (snapshot/o.name).symlink_to(f'../../blobs/{i}')
+    assert keys(snapshot)==keys(folder)
+    assert backbone(str(snapshot)).config.hidden_size==16 and len(tokenizer(str(snapshot)))
+
+
+# What is refused, when a cell is made: before a plan, and long before anything is loaded
+
+def code(folder): changed(folder, 'config.json', model_type='mine', auto_map=dict(AutoConfig='mine.Config', AutoModel='mine.Model'))
+def tokenizer_code(folder): changed(folder, 'tokenizer_config.json', auto_map=dict(AutoTokenizer=['mine.Tokenizer', None]))
+def adapter(folder): changed(folder, 'adapter_config.json', base_model_name_or_path='somebody/else')
+def weights_elsewhere(folder): changed(folder, 'model.safetensors.index.json', metadata={}, weight_map=dict(a='../other/model.safetensors'))
+def absolute_weights(folder): changed(folder, 'model.safetensors.index.json', metadata={}, weight_map=dict(a='/other/model.safetensors'))
+def lost_weights(folder): changed(folder, 'model.safetensors.index.json', metadata={}, weight_map=dict(a='model-2.safetensors'))
+def device(folder): (folder/'vocab.txt').symlink_to('/dev/zero')
+def dead_link(folder): (folder/'vocab.txt').symlink_to('nowhere')
+def folder_for_file(folder): (folder/'vocab.txt').mkdir()
+def not_an_object(folder): (folder/'config.json').write_text('[]')
+
+
+def pipe(folder):
+    (folder/'config.json').unlink()
+    os.mkfifo(folder/'config.json')
+
+
+def plug(folder):
+    with socket.socket(socket.AF_UNIX) as s:
+        here = os.getcwd()
+        os.chdir(folder)  # the path of a socket has about a hundred characters
+        s.bind('vocab.txt')
+        os.chdir(here)
+
+
+BAD = {code: 'config.json names code of its own', tokenizer_code: 'tokenizer_config.json names code of its own', adapter: 'an adapter of another model',
+    weights_elsewhere: 'names weights in another folder', absolute_weights: 'names weights in another folder', lost_weights: 'names model-2.safetensors, which is not there',
+    device: 'vocab.txt is a device', dead_link: 'vocab.txt is a link that leads nowhere', folder_for_file: 'vocab.txt is a folder', pipe: 'config.json is a named pipe',
+    plug: 'vocab.txt is a socket', not_an_object: 'config.json holds no JSON object'}
+
+
+@pytest.mark.parametrize('spoil', BAD, ids=lambda o: o.__name__)
+def test_a_folder_that_is_refused(spoil, folder, monkeypatch):
+    "One sentence and no question; the same where a row of models.yaml leads to the folder, and where it is loaded."
+    (folder/'mine.py').write_text('raise SystemExit("the code of the folder was run")')
+    spoil(folder)
+    def ask(*_): raise AssertionError('somebody was asked')
+    monkeypatch.setattr('builtins.input', ask)
+    monkeypatch.setattr('xstilts.models.own_models', lambda *_: dict(ours=Model(name='ours', path=str(folder))))
+    for attempt in (lambda: keys(folder), lambda: keys('ours'), lambda: backbone(str(folder)), lambda: tokenizer(str(folder))):
+        with pytest.raises(ValueError, match=BAD[spoil]) as e: attempt()
+        assert '\n' not in str(e.value)
+
+
+# The hub, far from any network
+
+def command(*args, home, **env):
+    "A verb of the command line where the hub does not answer; what it said, and how long it took"
+    env = {k: v for k, v in os.environ.items() if not k.startswith(('HF_', 'TRANSFORMERS_'))}|dict(HF_HOME=str(home), HF_ENDPOINT='http://127.0.0.1:9', OMP_NUM_THREADS='1')|env
+    began = time.monotonic()
+    res = subprocess.run([sys.executable, *args], env=env, capture_output=True, text=True, timeout=120)
+    return res, time.monotonic()-began
+
+
+def study(tmp_path, data, model):
+    file = tmp_path/'mine.yaml'
+    file.write_text(f'study: mine\nreport: 60_intermediate_tasks\ndata: {data}\nmodel: {model}\nintermediate: [none]\ntarget: xnli\nseed: 0\n')
+    return str(file)
+
+
+@pytest.mark.parametrize('data, model, words', [('mini', 'somebody/encoder', "model 'somebody/encoder'"), ('hub', 'xlmr-base', 'nyu-mll/glue is not on this machine')])
+def test_a_plan_without_a_network_is_one_sentence_at_once(data, model, words, tmp_path):
+    res, seconds = command('-c', 'from xstilts.cli import main; raise SystemExit(main())', 'plan', study(tmp_path, data, model), home=tmp_path)
+    assert res.returncode==2 and words in res.stderr, res
+    assert 'the hub cannot be reached; `xstilts data hub --fetch STUDY`' in res.stderr and 'Traceback' not in res.stderr and 'Retrying' not in res.stderr
+    assert seconds<25, seconds
+
+
+def test_what_was_fetched_is_read_without_a_network(tmp_path):
+    "A snapshot of a data set in the hub's cache is enough."
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    repo = tmp_path/'hub'/'datasets--aps--super_glue'
+    snapshot = repo/'snapshots'/('0'*40)
+    (snapshot/'copa').mkdir(parents=True)
+    (repo/'refs').mkdir()
+    (repo/'refs'/'main').write_text('0'*40)
+    (snapshot/'README.md').write_text('---\nconfigs:\n- config_name: copa\n  data_files:\n  - split: train\n    path: copa/train-*\n---\n')
+    row = dict(premise='It rained.', choice1='I got wet.', choice2='I ate.', question='effect', idx=0, label=0)
+    pq.write_table(pa.Table.from_pylist([row]), snapshot/'copa'/'train-0.parquet')
+    res, _ = command('-c', "from xstilts.data import load; print(load('hub', 'copa', 'train')[0]['choices'])", home=tmp_path)
+    assert res.stdout.strip()=="['I got wet.', 'I ate.']", res.stderr[-2000:]
