@@ -372,13 +372,6 @@ def _from_hub(repo, config, split):
         if 'script' not in str(e): raise
         return load_dataset(repo, config, split=split, revision='refs/convert/parquet')
 
-def _from_mirror(folder, config, split):
-    "A split of a local copy, read from its files: the cache of `datasets` goes by names, and would give the rows of an older copy"
-    from datasets import load_dataset_builder
-    made = load_dataset_builder(folder, config)
-    if made.name=='csv': made.config.keep_default_na = False  # `null` and `NA` are texts
-    return made.as_streaming_dataset(split=split)
-
 # %% ../nbs/03_sources.ipynb #2859adb2
 class _NoSplit(ValueError): "A repository that lacks a split"
 class _Unreadable(ValueError): "A file of a repository that cannot be read"
@@ -386,27 +379,42 @@ class _Unreadable(ValueError): "A file of a repository that cannot be read"
 def _first_line(e): return (str(e.__cause__ or e) or type(e).__name__).splitlines()[0][:200]
 
 def _opened(origin, repo, config, split):
-    "A split of a repository, not read yet"
+    "A split of the hub, or the builder of a mirror's files; neither is read yet"
     import pyarrow as pa
+    from datasets import load_dataset_builder
     from datasets.exceptions import DatasetGenerationError,DatasetNotFoundError
     from yaml import YAMLError
     at = repository(origin, repo)
-    try: return _from_hub(repo, config, split) if origin=='hub' else _from_mirror(at, config, split)
+    try: return _from_hub(repo, config, split) if origin=='hub' else load_dataset_builder(at, config)
     except (pa.ArrowException,DatasetGenerationError,YAMLError,RuntimeError,TypeError) as e: raise _Unreadable(_first_line(e)) from e
     except (FileNotFoundError,DatasetNotFoundError,ValueError) as e: raise _NoSplit(_first_line(e)) from e
 
-def _tables(found):
-    "The Arrow tables of a split; what `datasets` logs about a damaged file is in the error"
+def _mirror_tables(made, split):
+    "The Arrow tables of a split, read from its files: the cache of `datasets` goes by names, and would give the rows of an older copy"
+    import pyarrow.parquet as pq
+    from datasets.table import table_cast
+    lost = {*split.split('+')}-{*made.config.data_files}
+    if lost: raise _NoSplit(f"no {min(lost)}, there is {' '.join(made.config.data_files)}")
+    if made.name!='parquet':
+        if made.name=='csv': made.config.keep_default_na = False  # `null` and `NA` are texts
+        return [*made.as_streaming_dataset(split=split).with_format('arrow').iter(batch_size=10_000)]
+    tables = [pq.ParquetFile(f).read() for o in split.split('+') for f in made.config.data_files[o]]
+    return [table_cast(t, made.info.features.arrow_schema) for t in tables] if made.info.features else tables
+
+# %% ../nbs/03_sources.ipynb #26f2040d
+def _arrow(found, split):
+    "The Arrow tables of what `_opened` gives; what `datasets` logs about a damaged file is in the error"
     import pyarrow as pa
-    from datasets import IterableDataset,logging
+    from datasets import Dataset,logging
     from datasets.exceptions import DatasetsError
+    if isinstance(found, Dataset): return [found.with_format('arrow')[:]]  # ten times as fast as row by row
     before = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)
-    try: return [*found.iter(batch_size=10_000)] if isinstance(found, IterableDataset) else [found[:]]
+    try: return _mirror_tables(found, split)
+    except _NoSplit: raise
     except (pa.ArrowException,DatasetsError,OSError,TypeError,ValueError) as e: raise _Unreadable(_first_line(e)) from e
     finally: logging.set_verbosity(before)
 
-# %% ../nbs/03_sources.ipynb #26f2040d
 @lru_cache(maxsize=2)
 def _whole(
     origin, repo, config, split,  # the last two as the repository calls them
@@ -415,8 +423,9 @@ def _whole(
     "All of a split; languages that share a split read it once"
     from datasets import Features
     found = _opened(origin, repo, config, split)
-    tables = _tables(found.with_format('arrow'))  # ten times as fast as row by row
-    features = found.features or (Features.from_arrow_schema(tables[0].schema) if tables else {})
+    tables = _arrow(found, split)
+    known = found.features if hasattr(found, 'features') else found.info.features
+    features = known or (Features.from_arrow_schema(tables[0].schema) if tables else {})
     return [o for t in tables for o in t.to_pylist()],features
 
 def _split_of(origin, repo, config, split):
@@ -483,13 +492,15 @@ def _both_sides(found):
 def _mirror_lareqa(lang, split):
     "The mirror's copy of XQuAD-R, with its sentences"
     if split!='test': raise ValueError(f"lareqa has no {split} split: it has test")
-    repo,config,seen = tasks['lareqa'].hub,f'xquad-r.{lang}',{}
-    def made(o):
-        asked = _asked(o, held(o, 'answers.answer_start', 'a list of whole numbers'))
-        return _answer_rows(held(o, 'context', 'a text'), *_cut(o), [asked], seen)
-    try: return [x for o in _split_of('mirror', repo, config, 'validation')[0] for x in made(o)]
-    except KeyError as e: raise ValueError(f"mirror: lareqa in {lang}: column {e} is not in {repo}, {config}, validation") from e
-    except ValueError as e: raise ValueError(f"mirror: lareqa in {lang} ({repo}, {config}, validation): {_first_line(e)}") from e
+    repo,config,seen,res = tasks['lareqa'].hub,f'xquad-r.{lang}',{},[]
+    where = f"mirror: lareqa in {lang}, {repo}, {config}, validation"
+    try: found,features = _split_of('mirror', repo, config, 'validation')
+    except (_NoSplit,_Unreadable) as e: raise ValueError(f"{where} cannot be read: {e}") from e
+    for i,o in enumerate(found):
+        try: res += _answer_rows(held(o, 'context', 'a text'), *_cut(o), [_asked(o, held(o, 'answers.answer_start', 'a list of whole numbers'))], seen)
+        except KeyError as e: raise ValueError(f"{where}: column {e} is not there, it has {' '.join(features)}") from e
+        except ValueError as e: raise ValueError(f"{where}: row number {i}: {_first_line(e)}") from e
+    return res
 
 # %% ../nbs/03_sources.ipynb #27f9b6f1
 def covered(
@@ -510,16 +521,16 @@ LONGEST = 100_000  # characters of a row
 BROKEN = .01       # share of training rows that may be left out
 
 def _bad_tags(task, o):
-    if not o['tokens'] or not all(w.strip() for w in o['tokens']): return 'a sentence without words, or an empty word'
-    if len(o['tokens'])!=len(o['tags']): return f"{len(o['tokens'])} words and {len(o['tags'])} tags"
+    if not o['tokens'] or not all(w.strip() for w in o['tokens']): return 'column tokens: a sentence without words, or an empty word'
+    if len(o['tokens'])!=len(o['tags']): return f"column tags holds {len(o['tags'])} tags, and column tokens {len(o['tokens'])} words"
     bad = [t for t in o['tags'] if not t or task.labels and t not in task.labels]
-    return f"tag {bad[0]!r} is none of {' '.join(task.labels)}" if bad else ''
+    return f"column tags holds {bad[0]!r}, none of {' '.join(task.labels)}" if bad else ''
 
-def _bad_pair(task, o): return '' if o['label'] in task.labels else f"label {o['label']!r} is none of {' '.join(task.labels)}"
+def _bad_pair(task, o): return '' if o['label'] in task.labels else f"column label holds {o['label']!r}, none of {' '.join(task.labels)}"
 
 def _bad_choice(task, o):
     if len(o['choices'])<2: return f"column choices holds {len(o['choices'])}, and there must be two or more"
-    return '' if 0<=o['label']<len(o['choices']) else f"label {o['label']} of {len(o['choices'])} choices"
+    return '' if 0<=o['label']<len(o['choices']) else f"column label holds {o['label']}, and the choices are 0 to {len(o['choices'])-1}"
 
 def _lost_answer(task, o):
     "An answer that is not where it is said to be"
@@ -538,13 +549,13 @@ def _unlike(task, o):
     if sum(len(v) for v in o.values() if isinstance(v, str))>LONGEST or len(o.get('tokens', ()))>LONGEST: return f'longer than {LONGEST:,} characters'
     found = _BAD[task.kind](task, o) if task.kind in _BAD else ''
     empty = [k for k in _NOT_EMPTY if k in o and not o[k].strip() and k not in _MAY_BE_EMPTY.get(task.kind, ())]
-    return found or (f'{empty[0]} is empty' if empty else '') or (_lost_answer(task, o) if task.kind=='span' else '')
+    return found or (f'column {empty[0]} is empty' if empty else '') or (_lost_answer(task, o) if task.kind=='span' else '')
 
 def _other_choices(rows):
     "Rows with more or fewer choices than most: id -> why"
     count = Counter(len(o['choices']) for o in rows)
     usual = max(count, key=count.get, default=0)
-    return {o['id']: f"{len(o['choices'])} choices where most have {usual}" for o in rows if len(o['choices'])!=usual}
+    return {o['id']: f"column choices holds {len(o['choices'])}, and most rows have {usual}" for o in rows if len(o['choices'])!=usual}
 
 # %% ../nbs/03_sources.ipynb #25e3ab38
 def problems(task:str, rows)->dict[str,str]:
@@ -644,6 +655,9 @@ def plain_text(
     import pyarrow as pa, pyarrow.parquet as pq
     try: found = pq.read_table(path, columns=['text','source']).to_pylist()
     except (pa.ArrowException,OSError) as e: raise ValueError(f"text/{path.name} of the mirror cannot be read: {_first_line(e)}") from e
-    try: texts = [(held(o, 'text', 'a text'),held(o, 'source', 'a text').lower()) for o in found]
-    except ValueError as e: raise ValueError(f"text/{path.name} of the mirror: {e}") from e
+    texts = [_text_and_source(o, f'text/{path.name} of the mirror, row {i}') for i,o in enumerate(found)]
     return [t for t,source in texts if not any(o in source for o in NO_DERIVATIVES)][:documents]
+
+def _text_and_source(o, where):
+    try: return held(o, 'text', 'a text'),held(o, 'source', 'a text').lower()
+    except ValueError as e: raise ValueError(f"{where}: {e}") from e
