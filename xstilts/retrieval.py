@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['hidden_states', 'embed', 'embed_dual', 'searchable', 'neighbours', 'translate_pairs', 'each_once', 'rank_answers',
-           'mine', 'merge_duplicates', 'mined_rows']
+           'mine', 'merge_duplicates', 'repeated', 'told_of_repeated', 'mined_rows']
 
 # %% ../nbs/22_retrieval.ipynb #e494a848
+from collections import Counter
 import numpy as np
 import torch
 from .batches import cast_once,passes
@@ -14,6 +15,7 @@ from .config import choose
 from .heads import POSITIONED,first_position
 from .metrics import K_MAP,best_threshold
 from .prediction import PRECISIONS
+from .sources import gold_ids
 from .tokens import encode_plain,in_context,query_answer
 
 # %% ../nbs/22_retrieval.ipynb #98f93269
@@ -220,23 +222,49 @@ def mine(
         res.append((i, j, s))
     return res
 
+# %% ../nbs/22_retrieval.ipynb #c0f19213
 def merge_duplicates(rows:list[dict])->list[dict]:
-    "The first of each group of rows with the same text"
-    first = {o['text']: i for i,o in reversed(list(enumerate(rows)))}
-    return [o for i,o in enumerate(rows) if first[o['text']]==i]
+    "The first of each group of rows with the same text (`text_load_unify` of google-research/xtreme `third_party/utils_retrieve.py`)"
+    first = {}
+    for o in rows: first.setdefault(o['text'], o)
+    return list(first.values())
+
+def repeated(rows:list[dict])->set[str]:
+    "Texts that occur more than once, spaces around them aside; they have no id of their own (`read_sent2id`, ditto)"
+    return {t for t,n in Counter(o['text'].strip() for o in rows).items() if n>1}
+
+def _repeated_ids(rows):
+    texts = repeated(rows)
+    return {o['id'] for o in rows if o['text'].strip() in texts}
+
+def told_of_repeated(rows:list[dict], where:str)->str:
+    "Which part of two pools counts for nothing, in a sentence; '' for none"
+    sides = [[o for o in rows if o['side']==s] for s in ('foreign','english')]
+    again = [_repeated_ids(o) for o in sides]
+    if not any(again): return ''
+    pairs = [(o['id'],g) for o in sides[0] for g in gold_ids(o)]
+    lost = sum(a in again[0] or b in again[1] for a,b in pairs)
+    return f"{where}: {len(again[0])+len(again[1]):,} of {len(rows):,} sentences are there more than once and so no candidates, {lost} of {len(pairs):,} gold pairs have one and count as missed (as in XTREME)"
 
 # %% ../nbs/22_retrieval.ipynb #d4723224
 def mined_rows(
-    foreign:list[dict], english:list[dict], vf, ve,
+    foreign:list[dict], english:list[dict],  # all rows of both pools
+    vf, ve,                     # vectors of the rows that `merge_duplicates` leaves
     threshold:float|None=None,  # from the dev pools; None chooses it on these rows
     device:str='cpu',           # where products are taken
 )->tuple[list[dict],float]:     # one row per gold pair or candidate (gold, pred: is it one?; prob: its score), the threshold used
     "Candidates against gold pairs; the threshold maximises F1 where none is given, so give one wherever the score is reported"
-    gold = {(o['id'],o['gold_id']) for o in foreign if o['gold_id']}
-    found = {(foreign[i]['id'],english[j]['id']): s for i,j,s in mine(vf, ve, device=device)}
+    gold = {(o['id'],g) for o in foreign for g in gold_ids(o)}
+    found = _candidates(foreign, english, mine(vf, ve, device=device))
     if threshold is None:
         keys = list(found)
         threshold = float(best_threshold(np.array([found[o] for o in keys]), np.array([o in gold for o in keys]), len(gold))[0])
     cluster = {o['id']: o['cluster'] for o in foreign}
-    rows = [dict(id=f'{a} {b}', lang=foreign[0]['lang'], cluster=cluster[a], gold=(a,b) in gold, pred=found.get((a,b), -np.inf)>=threshold, prob=[found.get((a,b), 0.)]) for a,b in sorted(gold|set(found))]
-    return rows,threshold
+    def row(a, b): return dict(id=f'{a} {b}', lang=foreign[0]['lang'], cluster=cluster[a], gold=(a,b) in gold, pred=found.get((a,b), -np.inf)>=threshold, prob=[found.get((a,b), 0.)])
+    return [row(a, b) for a,b in sorted(gold|set(found))],threshold
+
+def _candidates(foreign, english, mined):
+    "Score by pair of ids; a pair with a repeated sentence is none"
+    f,e = merge_duplicates(foreign),merge_duplicates(english)
+    no_f,no_e = repeated(foreign),repeated(english)
+    return {(f[i]['id'],e[j]['id']): s for i,j,s in mined if f[i]['text'].strip() not in no_f and e[j]['text'].strip() not in no_e}

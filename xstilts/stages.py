@@ -8,8 +8,8 @@ __all__ = ['ALL', 'CELL_KEYS', 'HEADS', 'DEVICES', 'PHASES', 'RECIPES', 'SPACED'
            'sharding', 'data_print', 'start_print', 'slug', 'stages', 'trained_as', 'pretraining', 'load_encoder',
            'tokens', 'train_stage', 'dev_sets', 'pieces_of', 'on_dev', 'more_text', 'make_stage', 'run_stage',
            'stage_of', 'launched', 'describe', 'circumstances', 'hardware', 'processor_model', 'prediction_key',
-           'as_trained', 'precision_of', 'predicted_in', 'score_key', 'layer_of', 'predict_cell', 'ranked', 'run_cell',
-           'score_cell', 'told_of_data', 'changed_by', 'told_of_change']
+           'as_trained', 'mined', 'precision_of', 'predicted_in', 'score_key', 'layer_of', 'predict_cell', 'ranked',
+           'run_cell', 'score_cell', 'told_of_data', 'changed_by', 'told_of_change', 'told_of_test']
 
 # %% ../nbs/31_stages.ipynb #8c109d51
 import json,os,platform,subprocess,sys,time
@@ -20,7 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 import numpy as np
 from .config import ORIGINS,choose,revision,settings,unknown
-from .data import langs,left_out,overlap,part,row_print,source_print,splits,task_of,test_rows,train_from,train_rows
+from .data import langs,left_out,overlap,part,row_print,splits,task_of,test_rows,text_print,train_from,train_rows
 from .languages import languages
 from .metrics import metrics,score
 from .hub import check_folder,content_print
@@ -221,7 +221,7 @@ class Stage:
 @lru_cache(maxsize=None)
 def _stage_key(s):
     facts = dict(tasks=s.tasks, data=s.data, seed=s.seed, recipe=unusual(s.recipe), device=_computed(s),
-        rows=[data_print(s.data, o, s.recipe.train_limit, given=s.recipe.train_from, match=s.recipe.match) for o in s.tasks]+[source_print(s.data, 'text')]*(not s.tasks or s.recipe.mlm_rate>0), parent=s.parent.key if s.parent else None if s.kind=='pretrain' else start_print(s.model))
+        rows=[data_print(s.data, o, s.recipe.train_limit, given=s.recipe.train_from, match=s.recipe.match) for o in s.tasks]+_text_prints(s), parent=s.parent.key if s.parent else None if s.kind=='pretrain' else start_print(s.model))
     return key(s.kind, s.slug, **facts, random=s.model.startswith('random:') and s.kind!='pretrain', tokens=VERSIONS['tokens'], shape=asdict(s.shape) if s.shape else None, **({'head': s.head} if s.head else {}), **_spaced(s))
 
 SPACED = ('modernbert',)  # families whose tokenizers read the space before a word as a part of it
@@ -229,6 +229,12 @@ def _spaced(s)->dict:
     "What tells a training on words with their spaces from an older one without them"
     words = s.recipe.mlm_rate>0 or any(tasks[part(o).task].kind=='tags' for o in s.tasks)
     return dict(spaces=True) if words and s.shape is None and model(s.model).family in SPACED else {}
+
+def _text_prints(s)->list[str]:
+    "What plain text a stage learns from: in pretraining, and where its recipe adds masked language modelling"
+    if s.tasks and not s.recipe.mlm_rate: return []
+    langs = s.shape.langs.split() if s.shape else s.recipe.mlm_languages.split() or model(s.model).langs
+    return [text_print(s.data, langs)]
 
 def unusual(recipe:Recipe)->dict:
     "The settings of a recipe that are not the defaults, so that a setting added later leaves the keys of what is there already; a default that changes raises `VERSIONS`"
@@ -527,7 +533,12 @@ def _means(cell)->dict:
     "What else predictions depend on, where it is not what it is by itself"
     res = {} if cell.runtime=='torch' else dict(runtime=cell.runtime)
     half = not stages(cell) and precision_of(cell)!='float32'  # what a head was trained with is in the key of its stage
-    return res|(dict(precision=precision_of(cell)) if half else {})
+    mined_again = mined(cell) and cell.data!='mini'  # 2: a repeated sentence is no candidate; the miniature repeats none
+    return res|(dict(precision=precision_of(cell)) if half else {})|(dict(mining=2) if mined_again else {})
+
+def mined(cell:Cell)->bool:
+    "Is a cell scored on pairs of sentences that are found in two pools?"
+    return tasks[cell.target].metric=='bitext_f1'
 
 def precision_of(cell:Cell)->str:
     "What a cell predicts and embeds in: on a GPU what its recipe says, else float32"
@@ -583,7 +594,7 @@ def _retrieve(cell, encoder, tok):
     "Tatoeba and BUCC, LAReQA and Mewsli-X with `dual: false`: a layer as it is; BUCC's threshold comes from the dev pools"
     from xstilts.heads import longest
     from xstilts.retrieval import each_once,embed,merge_duplicates,mined_rows,rank_answers,translate_pairs
-    layer,mining,kept,where = layer_of(cell),cell.target in ('bucc2018','bucc2018_gold'),{},dict(device=encoder.device.type)
+    layer,mining,kept,where = layer_of(cell),mined(cell),{},dict(device=encoder.device.type)
     most = min(o for o in (tasks[cell.target].max_length, tok.model_max_length, longest(encoder)) if o)
     def vectors(rows, side, split):
         "The English side is often the same for several languages: kept as long as its texts stay"
@@ -593,8 +604,8 @@ def _retrieve(cell, encoder, tok):
     def sides(lang, split):
         rows = cell.rows(lang, split)
         parts = [[o for o in rows if o['side']==s] for s in ('foreign','english')]
-        if mining: parts = [merge_duplicates(o) for o in parts]
-        return *parts, *[vectors(o, s, split) for s,o in zip(('foreign','english'), parts)]
+        each = [merge_duplicates(o) if mining else o for o in parts]
+        return *parts, *[vectors(o, s, split) for s,o in zip(('foreign','english'), each)]
     if cell.target in ('lareqa','mewslix'):
         shared,rows = cell.target=='mewslix',[o for l in cell.langs for o in cell.rows(l)]
         rows = each_once(rows) if shared else rows
@@ -646,15 +657,16 @@ def score_cell(cell:Cell, predictions:dict[str,list[dict]])->dict:
         data=cell.data, settings=dict(cell.settings), same_data=cell.same_data, main=metrics[metric].main, scores=scores, flags=flags, **changed)
 
 def told_of_data(cell:Cell)->list[str]:
-    "What a reader has to know of a cell's real training rows: an unusual split, rows left out, test items among them"
+    "What a reader has to know of a cell's real rows: what the test lacks, an unusual training split, rows left out, test items among them"
     if cell.data=='mini': return []
     gaps = [] if cell.data!='mirror' or cell.settings.get('languages') else [l for l in tasks[cell.target].langs if l not in cell.langs]
     res = [f"{cell.target}: the mirror has no {cell.split} rows in {' '.join(gaps)}"] if gaps else []
+    res += told_of_test(cell)
     for o in (o for s in stages(cell) for t in s.tasks for o in [(t,s.recipe)]):
         task,r = train_task(part(o[0]).task),o[1]
         split = train_from(r.train_from, task)
         if split!='train': res.append(f"{task} is trained on its {split} split ({r.train_from})")
-        res += [x for x in [left_out(cell.data, task, split)] if x]
+        res += [x for l in part(o[0]).langs for x in [left_out(cell.data, task, split, l, part(o[0]).translated)] if x]
         found = {l: overlap(cell.data, o[0], cell.rows(l), r.train_limit, r.train_from, r.match) for l in cell.langs}
         if any(found.values()): res.append(f"test items among the training rows of {task}: {', '.join(f'{l} {n} of {len(cell.rows(l))}' for l,n in found.items() if n)}")
     return list(dict.fromkeys(res))
@@ -677,6 +689,13 @@ def told_of_change(cell:Cell, changed:dict)->str:
 def _one_class(target, rows):
     "Does a classifier say the same of everything?"
     return tasks[target].kind in ('pair','choice') and len(rows)>20 and len({str(o['pred']) for o in rows})==1
+
+def told_of_test(cell:Cell)->list[str]:
+    "What is left out of a cell's real test rows: those without a label, and repeated sentences where pairs are found in two pools"
+    from xstilts.retrieval import told_of_repeated
+    found = [left_out(cell.data, cell.target, cell.split, l) for l in cell.langs]
+    if mined(cell): found += [told_of_repeated(cell.rows(l), f'{cell.target} in {l}') for l in cell.langs]
+    return [o for o in found if o]
 
 # %% ../nbs/31_stages.ipynb #63e8af80
 if __name__=='__main__' and '__file__' in globals(): _process(sys.argv[1])

@@ -15,6 +15,7 @@ from .config import choose,nearest,table,unknown
 from .data import langs
 from .metrics import metrics,score
 from .mini import MAKERS
+from .sources import gold_ids
 from .tasks import CATEGORIES,MNLI,NER,UPOS,suite,tasks
 
 # %% ../nbs/23_submission.ipynb #d04d7b3c
@@ -188,7 +189,7 @@ def groups(
 SEQEVAL = {'1.2.2':'span_f1', '0.0.12':'span_f1_2020'}  # version -> metric
 
 def _read(path, how, allowed):
-    try: return how(path.read_bytes().decode('utf-8'), allowed)
+    try: return how(path.read_bytes().decode('utf-8-sig'), allowed)
     except UnicodeDecodeError as e: raise ValueError(f"{path}: not UTF-8 (byte {e.start})") from e
     except ValueError as e: raise ValueError(f"{path}, {e}") from e
 
@@ -203,7 +204,7 @@ def score_file(
     form = FORMS[o.form]
     gold,pred = _read(labels, form.labels or form.read, o.allowed),_read(predictions, form.read, o.allowed)
     metric = choose('version of seqeval', seqeval, SEQEVAL) if o.form=='tags' else tasks[task].metric
-    try: return score(metric, [dict(gold=g, pred=p, lang=lang) for g,p in form.match(gold, pred, predictions.read_text('utf-8'))])
+    try: return score(metric, [dict(gold=g, pred=p, lang=lang) for g,p in form.match(gold, pred, predictions.read_text('utf-8-sig'))])
     except ValueError as e: raise ValueError(f"{predictions}, {e}") from e
 
 # %% ../nbs/23_submission.ipynb #592d1762
@@ -306,7 +307,7 @@ def _gold(task, rows, lang):
     if form=='choice': return [o['label'] for o in mine]
     if form=='tags': return [o['tags'] for o in mine]
     if form=='answer': return {o['id']: o for o in mine}
-    if form=='pair': return [(o['id'],o['gold_id']) for o in mine if o['side']=='foreign' and o['gold_id']]
+    if form=='pair': return [(o['id'],g) for o in mine if o['side']=='foreign' for g in gold_ids(o)]
     if form=='number': return _numbers_of([o['gold_id'] for o in _sorted(mine)], mine)
     if task=='mewslix': return {o['id']: [o['gold_id']] for o in mine if o['side']=='query'}  # an entity is the same in all languages
     right = {}

@@ -1,0 +1,34 @@
+"""Small mirrors for tests: folders laid out as local copies of hub repositories."""
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+SUFFIX = dict(csv='.csv', json='.jsonl', parquet='.parquet')
+
+
+def write(path, rows, form, features=None):
+    "A data file of some rows; `form` is a key of `SUFFIX`, `features` those of `datasets` for Parquet"
+    if form=='parquet': return pq.write_table(pa.Table.from_pylist(rows, schema=features and features.arrow_schema), path)
+    if form=='json': return path.write_text(''.join(json.dumps(o)+'\n' for o in rows), encoding='utf-8')
+    path.write_text('\n'.join([','.join(rows[0]), *(','.join(map(str, o.values())) for o in rows)])+'\n', encoding='utf-8')
+
+
+def repository(
+    root:Path, repo:str,   # a mirror, owner/name in it
+    splits:dict,           # theirs -> rows
+    config:str='default',
+    form:str='parquet',
+    features=None,         # of `datasets`, for Parquet
+)->Path:                   # its folder
+    "A repository with one configuration"
+    folder = root/repo
+    folder.mkdir(parents=True, exist_ok=True)
+    named = {k: f'{config}-{k}{SUFFIX[form]}' for k in splits}
+    for k, rows in splits.items(): write(folder/named[k], rows, form, features)
+    files = [dict(split=k, path=name) for k, name in named.items()]
+    front = yaml.safe_dump(dict(configs=[dict(config_name=config, data_files=files)]))
+    (folder/'README.md').write_text(f'---\n{front}---\n', encoding='utf-8')
+    return folder

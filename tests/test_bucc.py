@@ -1,0 +1,103 @@
+"""BUCC from files to scores: every gold pair counts, and a repeated sentence is treated as in XTREME's evaluation."""
+import numpy as np
+import pytest
+from xstilts import retrieval
+from xstilts.data import load, test_rows as rows_of_test
+from xstilts.sources import gold_ids
+from xstilts.stages import Cell, prediction_key, run_cell
+from xstilts.store import read_json
+from xstilts.submission import score_folder, write_labels
+
+CLEAN = [(f'd{i}', f'e{i}') for i in range(5)]
+FOREIGN = {f'd{i}': f'satz {i}' for i in range(5)}|dict(d5='satz 5', d6='satz 5 ')  # the last one is there twice, but for a space
+ENGLISH = {f'e{i}': f'satz {i}' for i in range(6)}  # the same words, so that a sentence and its translation have one vector
+
+
+def write(folder, split, foreign, english, gold, mark=''):
+    "Files as the shared task has them; `mark` stands before each"
+    for name, pairs in (('de', foreign.items()), ('en', english.items()), ('gold', gold)):
+        (folder/f'de-en.{split}.{name}').write_text(mark+''.join(f'{a}\t{b}\n' for a, b in pairs), encoding='utf-8')
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    "Five clean pairs in dev; every text has a direction of its own"
+    monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path/'store'))
+    monkeypatch.setenv('XSTILTS_FOLDERS', str(tmp_path/'folders'))
+    at = tmp_path/'folders'/'bucc2018'
+    at.mkdir(parents=True)
+    write(at, 'dev', {k: FOREIGN[k] for k, _ in CLEAN}, {k: ENGLISH[k] for _, k in CLEAN}, CLEAN)
+
+    def embed(encoder, tok, rows, layers, **_):
+        words = np.array([int(o['text'].split()[1]) for o in rows])
+        return {layers[0]: np.eye(9, dtype=np.float32)[words]}
+    monkeypatch.setattr(retrieval, 'embed', embed)
+    return at
+
+
+def cell(**more): return Cell(model='random:mini', intermediate='none', target='bucc2018', seed=0, data='hub', settings=dict(languages='de', layer=1, **more))
+
+
+@pytest.mark.parametrize('gold, f1', [(CLEAN+[('d5', 'e5')], 90.91), (CLEAN+[('d6', 'e5')], 90.91), (CLEAN, 100)])
+def test_a_repeated_sentence(gold, f1, folder):
+    "Official F1: found are five pairs, right are five of six, five of six, and five of five."
+    write(folder, 'test', FOREIGN, ENGLISH, gold)
+    res = read_json(run_cell(cell()))
+    assert res['scores']['de']['f1']==pytest.approx(f1, abs=.005)
+    missed = len(gold)-5
+    assert f'bucc2018 in de: 2 of 13 sentences are there more than once and so no candidates, {missed} of {len(gold)} gold pairs have one and count as missed (as in XTREME)' in res['flags']
+
+
+def test_several_translations(folder, tmp_path):
+    "Two gold pairs of one sentence are two pairs, from the file to the score and to the exported labels."
+    gold = [*CLEAN, ('d0', 'e5'), ('d1', 'e0')]
+    write(folder, 'test', {k: FOREIGN[k] for k, _ in CLEAN}, ENGLISH, gold)
+    rows = load('hub', 'bucc2018', 'test', 'de')
+    assert {(o['id'], g) for o in rows if o['side']=='foreign' for g in gold_ids(o)}=={*gold}
+    assert {(g, o['id']) for o in rows if o['side']=='english' for g in gold_ids(o)}=={*gold}
+    res = read_json(run_cell(cell()))
+    assert res['scores']['de']['recall']==pytest.approx(100*5/7)
+    out = write_labels(tmp_path/'labels', 'bucc2018', {'de': rows})
+    assert sorted((out/'test-de.tsv').read_text().splitlines())==sorted('\t'.join(o) for o in gold)
+
+
+def test_a_pair_without_its_sentence_is_an_error(folder):
+    write(folder, 'test', FOREIGN, ENGLISH, [*CLEAN, ('d9', 'e5')])
+    with pytest.raises(ValueError, match="bucc2018 in de: de-en.test.gold: 'd9' in column 1 is the id of no sentence there, 1 of 6 pairs"): load('hub', 'bucc2018', 'test', 'de')
+    write(folder, 'test', FOREIGN, ENGLISH, [(b, a) for a, b in CLEAN])
+    with pytest.raises(ValueError, match='a line is the foreign id, a tab, the English id'): load('hub', 'bucc2018', 'test', 'de')
+
+
+def test_a_limit_keeps_pairs_whole(folder):
+    "In real pools a sentence and its translation stand at different places."
+    write(folder, 'test', FOREIGN, dict(reversed(ENGLISH.items())), CLEAN)
+    rows = rows_of_test('hub', 'bucc2018', 'de', 2)
+    assert sorted(o['id'] for o in rows)==['d0', 'd1', 'd5', 'd6', 'e0', 'e1', 'e5']
+
+
+def test_a_byte_order_mark_is_no_part_of_an_id(folder):
+    write(folder, 'test', FOREIGN, ENGLISH, CLEAN)
+    before = load('hub', 'bucc2018', 'test', 'de')
+    write(folder, 'test', FOREIGN, ENGLISH, CLEAN, '\ufeff')
+    assert load('hub', 'bucc2018', 'test', 'de')==before
+
+
+def test_predictions_of_before_are_not_taken(folder, monkeypatch):
+    "Rows and settings did not change when the rule did, so the rule is in the key; the miniature repeats no sentence."
+    from xstilts import stages
+    write(folder, 'test', FOREIGN, ENGLISH, CLEAN)
+    mini = Cell(model='random:mini', intermediate='none', target='bucc2018', seed=0, settings=dict(languages='de', layer=1))
+    now = prediction_key(cell()), prediction_key(mini)
+    monkeypatch.setattr(stages, 'mined', lambda c: False)
+    before = prediction_key(cell()), prediction_key(mini)
+    assert [a==b for a, b in zip(now, before)]==[False, True]
+
+
+def test_files_of_a_benchmark_with_a_byte_order_mark(tmp_path):
+    "Predictions and labels too."
+    for where in ('predictions', 'labels'):
+        (tmp_path/where/'bucc2018').mkdir(parents=True)
+        for lang in ('de', 'fr', 'ru', 'zh'): (tmp_path/where/'bucc2018'/f'test-{lang}.tsv').write_text('\ufeffxx-1\ten-1\nxx-2\ten-2\n', encoding='utf-8')
+    (tmp_path/'labels'/'bucc2018'/'test-de.tsv').write_text('xx-1\ten-1\nxx-3\ten-3\n')
+    got = score_folder(tmp_path/'predictions', tmp_path/'labels')['tasks']['bucc2018']['languages']
+    assert [got[o]['f1'] for o in ('de', 'fr')]==[50, 100]

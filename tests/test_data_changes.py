@@ -1,0 +1,139 @@
+"""What is read is what is there: changed, copied, moved, touched and linked data, within one process and one store."""
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from mirrors import repository
+from xstilts.data import load, row_print, source_print, task_of, text_print
+from xstilts.pretraining import Shape
+from xstilts.recipe import Recipe
+from xstilts.stages import Stage, _stage_key
+
+PLAIN = dict(context='The Spree flows through Berlin.', answers=dict(text=['Berlin'], answer_start=[24]))
+
+
+def questions(*texts): return [dict(id=str(i), question=t, **PLAIN) for i, t in enumerate(texts)]
+
+
+def xquad(root, *texts): return repository(root, 'google/xtreme', dict(validation=questions(*texts)), 'XQuAD.de')
+
+
+def asked(): return [o['question'] for o in load('mirror', 'xquad', 'test', 'de')]
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    "A mirror of XQuAD in German with one question, and an empty store"
+    monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path/'store'))
+    monkeypatch.setenv('XSTILTS_MIRROR', str(tmp_path/'mirror'))
+    xquad(tmp_path/'mirror', 'Where?')
+    return tmp_path/'mirror'
+
+
+def test_a_changed_mirror_gives_the_new_rows(mirror):
+    assert asked()==['Where?']
+    before = row_print('mirror', 'xquad', 'test', 'de')
+    xquad(mirror, 'Where now?', 'And when?')
+    assert asked()==['Where now?', 'And when?']
+    assert row_print('mirror', 'xquad', 'test', 'de')!=before
+
+
+def test_a_second_mirror_with_the_same_readme_gives_its_own_rows(mirror, tmp_path, monkeypatch):
+    assert asked()==['Where?']
+    xquad(tmp_path/'second', 'Who?')
+    assert (mirror/'google/xtreme/README.md').read_text()==(tmp_path/'second/google/xtreme/README.md').read_text()
+    monkeypatch.setenv('XSTILTS_MIRROR', str(tmp_path/'second'))
+    assert asked()==['Who?']
+
+
+def test_a_changed_file_behind_a_link_is_noticed(mirror, tmp_path):
+    "Of the same size and with the same times: only the content tells."
+    folder = mirror/'google'/'xtreme'
+    folder.rename(tmp_path/'elsewhere')
+    folder.symlink_to(tmp_path/'elsewhere')
+    (tmp_path/'deep').mkdir()
+    (folder/'deep').symlink_to(tmp_path/'deep')
+    (tmp_path/'deep'/'more.txt').write_text('one')
+    before, then = source_print('mirror', 'xquad'), (tmp_path/'deep'/'more.txt').stat()
+    (tmp_path/'deep'/'more.txt').write_text('two')
+    os.utime(tmp_path/'deep'/'more.txt', ns=(then.st_atime_ns, then.st_mtime_ns))
+    assert source_print('mirror', 'xquad')!=before
+
+
+def pretraining_key(langs='sw'): return _stage_key.__wrapped__(Stage(kind='pretrain', model='mini', data='mirror', recipe=Recipe(), shape=Shape(origin='mirror', langs=langs)))
+
+
+def prints(): return source_print('mirror', 'xquad'), source_print('mirror', 'bucc2018'), text_print('mirror', ['sw']), pretraining_key()
+
+
+def touched(folder):
+    for i, o in enumerate(sorted(folder.rglob('*'))): os.utime(o, (i, i))
+
+
+@pytest.fixture
+def whole(mirror, tmp_path, monkeypatch):
+    "A mirror with text, and a folder with pools of BUCC"
+    (mirror/'text').mkdir()
+    (mirror/'text'/'sw.parquet').write_bytes(b'Habari.')
+    (tmp_path/'folders'/'bucc2018').mkdir(parents=True)
+    (tmp_path/'folders'/'bucc2018'/'de-en.dev.gold').write_text('d1\te1\n')
+    monkeypatch.setenv('XSTILTS_FOLDERS', str(tmp_path/'folders'))
+    return mirror
+
+
+@pytest.mark.parametrize('how', ['touched', 'copied', 'moved', 'linked'])
+def test_where_and_when_data_lie_does_not_count(how, whole, tmp_path, monkeypatch):
+    "Fingerprints and the key of a pretraining are of content."
+    before = prints()
+    for name, variable in (('mirror', 'XSTILTS_MIRROR'), ('folders', 'XSTILTS_FOLDERS')):
+        old, new = tmp_path/name, tmp_path/'other'/name
+        new.parent.mkdir(exist_ok=True)
+        if how=='copied': shutil.copytree(old, new)
+        if how=='moved': old.rename(new)
+        if how=='linked': new.symlink_to(old)
+        if how=='touched': touched(old)
+        else: monkeypatch.setenv(variable, str(new))
+    assert prints()==before
+
+
+@pytest.mark.parametrize('file, differs', [
+    ('mirror/google/xtreme/XQuAD.de-validation.parquet', (True, False, False, False)),
+    ('mirror/text/sw.parquet', (False, False, True, True)),
+    ('folders/bucc2018/de-en.dev.gold', (False, True, False, False))])
+def test_a_changed_byte_counts(file, differs, whole, tmp_path):
+    before = prints()
+    raw = (tmp_path/file).read_bytes()
+    (tmp_path/file).write_bytes(raw[:-1]+bytes([raw[-1]^1]))
+    assert tuple(a!=b for a, b in zip(before, prints()))==differs
+
+
+def test_text_of_another_language_does_not_count(whole):
+    "A mirror may grow; what a pretraining does not read is not in its key."
+    before = pretraining_key()
+    (whole/'text'/'de.parquet').write_bytes(b'Hallo.')
+    assert pretraining_key()==before!=pretraining_key('sw de')
+
+
+def test_classes_come_from_the_files_that_are_there(tmp_path, monkeypatch):
+    "The classes of CCG are those of its training rows, also after these have changed."
+    folder = tmp_path/'folders'/'ccg'
+    folder.mkdir(parents=True)
+    monkeypatch.setenv('XSTILTS_FOLDERS', str(tmp_path/'folders'))
+    monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path/'store'))
+    for tag in ('N', 'NP'):
+        (folder/'train.txt').write_text(f'dogs\t{tag}\n')
+        assert task_of('hub', 'ccg').labels==(tag,)
+
+
+def test_damaged_files_are_named(mirror):
+    "Never the rows of before, and never another error than one sentence."
+    assert asked()==['Where?']
+    file = mirror/'google/xtreme/XQuAD.de-validation.parquet'
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(ValueError, match='mirror: xquad in de: google/xtreme, XQuAD.de, validation cannot be read: '): asked()
+    file.unlink()
+    with pytest.raises(ValueError, match='mirror: xquad in de has no test split'): asked()
+    readme = Path(mirror/'google/xtreme/README.md')
+    readme.write_text('---\nconfigs: [a: b: c\n---\n')
+    with pytest.raises(ValueError, match='mirror: xquad in de'): asked()
