@@ -174,9 +174,10 @@ def _of_each_line(path, make):
     "What `make` makes of the object in each line of a file and its number"
     for i,o in _lines(path):
         row = _json_of(path, f'line {i}', o)
-        try: yield make(row, i)
+        try: made = make(row, i)
         except KeyError as e: raise ValueError(f"{path.name}, line {i}: {e} is not there") from e
         except ValueError as e: raise ValueError(f"{path.name}, line {i}: {e}") from e
+        yield made
 
 def _of_paragraphs(path, make):
     "Rows that `make` makes of each paragraph of a file in SQuAD's JSON format"

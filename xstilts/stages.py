@@ -666,7 +666,7 @@ def told_of_data(cell:Cell)->list[str]:
         task,r = train_task(part(o[0]).task),o[1]
         split = train_from(r.train_from, task)
         if split!='train': res.append(f"{task} is trained on its {split} split ({r.train_from})")
-        res += [x for l in part(o[0]).langs for x in [left_out(cell.data, task, split, l, part(o[0]).translated)] if x]
+        res += [x for l in (*part(o[0]).langs,*r.match.split()) for x in [left_out(cell.data, task, split, l, part(o[0]).translated)] if x]
         found = {l: overlap(cell.data, o[0], cell.rows(l), r.train_limit, r.train_from, r.match) for l in cell.langs}
         if any(found.values()): res.append(f"test items among the training rows of {task}: {', '.join(f'{l} {n} of {len(cell.rows(l))}' for l,n in found.items() if n)}")
     return list(dict.fromkeys(res))
