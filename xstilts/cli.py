@@ -82,8 +82,8 @@ def status_verb(args)->int:
 def logs_verb(args)->int:
     "What went wrong in a node"
     from xstilts.config import nearest
-    from xstilts.store import place,read_json
-    found = sorted(o for o in place('logs').glob('*.json') if args.node in o.stem)
+    from xstilts.store import have,place,read_json
+    found = sorted(o for o in place('logs').glob('*.json') if args.node in o.stem and have('logs', o.name))
     if not found:
         names = [o.stem for o in place('logs').glob('*.json')]
         raise ValueError(f"no failed node matches {args.node!r}{f', did you mean {nearest(args.node, names)!r}?' if nearest(args.node, names) else ''}; failed so far: {' '.join(names) or 'none'}")
@@ -141,12 +141,11 @@ def _made_from(notebook):
 
 def _report_node(part):
     "The parameters stand in the notebook that papermill made; copies in rendered studies are renewed too"
-    import shutil
-    from xstilts.config import nearest,settings
-    from xstilts.engine import run_node
-    from xstilts.store import place
+    from xstilts.config import nearest
+    from xstilts.engine import renew_copies,run_node
+    from xstilts.store import have,place
     there = [o for o in sorted(place('notebooks').glob('*.ipynb')) if not o.stem.endswith('.failed')]
-    found = {o: _made_from(o) for o in there if part in o.stem}
+    found = {o: _made_from(o) for o in there if part in o.stem and have('notebooks', o.name)}
     if not any(found.values()):
         near = nearest(part, [o.stem for o in there]) or 'none'
         raise ValueError(f'no study file and no executed notebook of a training or a cell is called {part!r}, '
@@ -155,7 +154,7 @@ def _report_node(part):
         if node is None: continue
         error = run_node(node, fork=False)
         if error: raise ValueError(f'{f.stem} could not be rendered: {error}')
-        for o in settings().reports_path.glob(f'[!.]*/*/{f.name}'): shutil.copyfile(f, o)
+        renew_copies(f)
         print(f)
     return 0
 
@@ -242,11 +241,11 @@ def _cell(part):
     "The cell whose scores have `part` in their name"
     from xstilts.config import nearest
     from xstilts.stages import Cell
-    from xstilts.store import place,read_json
+    from xstilts.store import place,read_score
     names = sorted(o.stem for o in place('scores').glob('*.json'))
     found = [o for o in names if part in o]
     if len(found)!=1: raise ValueError(f"{len(found) or 'no study file and no'} cells match {part!r}{': '+' '.join(found) if found else ', nearest: '+str(nearest(part, names))}; one is wanted, `xstilts plan STUDY` lists them")
-    o = read_json(place('scores', f'{found[0]}.json'))
+    o = read_score(found[0])
     return Cell(**{k: o[k] for k in ('model','intermediate','target','seed','data','settings')})
 
 # %% ../nbs/49_cli.ipynb #80c4f421

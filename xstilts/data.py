@@ -8,11 +8,12 @@ __all__ = ['MINI_VERSION', 'ROW_VERSIONS', 'source_print', 'text_print', 'load',
            'inventory']
 
 # %% ../nbs/09_data.ipynb #2006714a
-import hashlib,json,os,re
+import hashlib,json,re
 from collections import Counter
 from dataclasses import dataclass,replace
-from functools import lru_cache
+from functools import lru_cache,partial
 from .config import ORIGINS,choose,settings,unknown
+from .files import file_damage,open_parquet,sealed_file,sound
 from .fingerprints import digest,file_print,folder_print,keep,kept
 from .sources import FOREIGN,SEPARATOR,SOURCES,foreign,gold_ids,mirror_root,read,repository,split_names,text_file,translations,usable
 from .tasks import Task,tasks,train_task
@@ -56,20 +57,17 @@ def text_print(
 
 # %% ../nbs/09_data.ipynb #adf74a69
 def _once(path, make):
-    "A Parquet file of the store, made if it is not there"
+    "A Parquet file of the store, made if it is missing or damaged"
     import pyarrow as pa, pyarrow.parquet as pq
-    if not path.exists():
+    if not sound(path, partial(file_damage, opens=open_parquet)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        tmp = path.with_suffix(f'.{os.getpid()}.tmp')
-        pq.write_table(pa.Table.from_pylist(make()), tmp)
-        os.replace(tmp, path)
+        with sealed_file(path) as tmp: pq.write_table(pa.Table.from_pylist(make()), tmp)
     return path
 
 def _first(path, n):
     "The first rows of a Parquet file, all if `n` is 0"
-    import pyarrow as pa, pyarrow.parquet as pq
-    try: return next(pq.ParquetFile(path).iter_batches(batch_size=n)).to_pylist() if n else pq.read_table(path).to_pylist()
-    except (pa.ArrowInvalid,OSError) as e: raise ValueError(f"rows/{path.name} in the store is damaged: delete it, it is made again ({str(e).splitlines()[0][:120]})") from e
+    import pyarrow.parquet as pq
+    return next(pq.ParquetFile(path).iter_batches(batch_size=n)).to_pylist() if n else pq.read_table(path).to_pylist()
 
 # %% ../nbs/09_data.ipynb #ac21ed9f
 def load(
@@ -268,6 +266,10 @@ def fingerprint(
     return h.hexdigest()
 
 # %% ../nbs/09_data.ipynb #7e8fc039
+def _open_print(path):
+    "Open a fingerprint of an earlier version, which has no checksum"
+    if not re.fullmatch('[0-9a-f]{16}', path.read_text(encoding='utf-8')): raise ValueError('it holds no fingerprint')
+
 def row_print(
     origin:str, task:str, split:str='train',
     lang:str='en', limit:int=0, given:str='', match:str='',  # as in `train_rows` and `test_rows`
@@ -278,12 +280,10 @@ def row_print(
     if not source: return fingerprint(rows())
     told = split if split!='train' else f"train-{train_from(given, part(task).task)}{match and '-'+match}"
     at = settings().artifacts_path/'rows'/'prints'/f'{origin}.{task}.{told}.{lang}.{limit}.{source}'
-    if not at.exists():
+    if not sound(at, partial(file_damage, opens=_open_print)):
         at.parent.mkdir(parents=True, exist_ok=True)
-        tmp = at.with_name(f'.{at.name}.{os.getpid()}')
-        tmp.write_text(fingerprint(rows()))
-        os.replace(tmp, at)
-    return at.read_text()
+        with sealed_file(at) as tmp: tmp.write_text(fingerprint(rows()), encoding='utf-8')
+    return at.read_text(encoding='utf-8')
 
 # %% ../nbs/09_data.ipynb #fb6ac644
 def _plain(t): return ' '.join(re.findall(r'\w+', t.casefold()))

@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['PRELOAD', 'STARTS', 'FULL', 'JOBS_PER_CORE', 'serve_kernel', 'can_fork', 'Stopped', 'start_forked', 'literal',
-           'check_kernel', 'execute', 'report_of', 'check_folder', 'collect', 'done', 'failure', 'spoken', 'attempt',
-           'run_node', 'Order', 'time_left', 'n_jobs', 'Pool', 'Progress', 'run']
+           'check_kernel', 'execute', 'report_of', 'check_folder', 'rendered', 'renew_copies', 'collect', 'done',
+           'failure', 'spoken', 'attempt', 'run_node', 'Order', 'time_left', 'n_jobs', 'Pool', 'Progress', 'run']
 
 # %% ../nbs/33_engine.ipynb #b133daa7
-import asyncio,errno,heapq,json,multiprocessing,os,queue,re,shutil,sys,threading,time,traceback
+import asyncio,errno,heapq,json,multiprocessing,os,queue,re,shutil,sys,threading,time,traceback,warnings
 from collections import Counter
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 from .config import notebook_path,settings,unknown
-from .store import lock,place,read_json,write_json
+from .files import DamageWarning,folder_damage,put_sealed,seal,temporary,unreadable,whole_file
+from .store import finished,have,lock,open_notebook,place,read_json,sweep,write_json
 from .study import Node
 
 # %% ../nbs/33_engine.ipynb #89362761
@@ -153,14 +154,14 @@ def execute(
     import papermill
     from papermill.exceptions import PapermillExecutionError
     if fork: _register()
-    tmp = place('work', f'{to.stem}.{os.getpid()}.ipynb')
+    tmp = place('work', f"{temporary(place('work', to.stem)).name}.ipynb")
     how = dict(kernel_name=settings().kernel_name, engine_name='xstilts-fork' if fork else None, cwd=str(settings().root))
     try:
         papermill.execute_notebook(literal(notebook), literal(tmp), parameters=params, progress_bar=False,
             request_save_on_cell_execute=False, **how)
-        os.replace(tmp, to)
+        put_sealed(tmp, to)
     except PapermillExecutionError:
-        os.replace(tmp, to.with_name(f'{to.stem}.failed.ipynb'))
+        put_sealed(tmp, to.with_name(f'{to.stem}.failed.ipynb'))
         raise
     finally: tmp.unlink(missing_ok=True)
 
@@ -196,6 +197,26 @@ def check_folder(report:Node):
     if (root/other).is_file() and (root/other).resolve()!=(root/file).resolve():
         raise ValueError(f"two study files are called {folder.name!r}: {file} and {other}. "
             f"{folder} has the report of the second, and {do}")
+
+# %% ../nbs/33_engine.ipynb #d64d82dd
+def rendered(
+    marker:Path,  # in the folder of a study; empty in one of an earlier version
+)->bool:
+    "Is the folder of a study as `collect` left it?"
+    if not marker.exists(): return False
+    folder = marker.parent
+    if marker.stat().st_size: why = folder_damage(folder, read=(), manifest=marker.name)
+    else: why = unreadable(folder/'report.ipynb', open_notebook)
+    if why: warnings.warn(f'the report of {folder.name} was damaged: {why}. It is rendered again', DamageWarning, stacklevel=2)
+    return not why
+
+def renew_copies(notebook:Path):
+    "Bring an executed notebook into the studies that show it"
+    for copy in settings().reports_path.glob(f'[!.]*/*/{notebook.name}'):
+        with whole_file(copy) as tmp: shutil.copyfile(notebook, tmp)
+        folder = copy.parents[1]
+        for marker in folder.glob('.report-*'):
+            if marker.stat().st_size: seal(folder, marker.name, [folder/o for o in read_json(marker)])
 
 # %% ../nbs/33_engine.ipynb #f4b7b6d1
 _WRITTEN = re.compile(r'stages|cells|report\.ipynb|study\.yaml|\.report-.*')
@@ -256,18 +277,19 @@ def collect(nodes:dict[str,Node], whole:bool=True)->Path|None:
             with _whole(to) as f: shutil.copyfile(made, f)
         for o in [*folder.glob('stages/*'), *folder.glob('cells/*')]:
             if _NOTEBOOK.fullmatch(o.name) and o not in copies: o.unlink()
-        if whole: report.result.touch()
+        if whole: seal(folder, report.result.name, [*copies])
     return folder
 
 # %% ../nbs/33_engine.ipynb #65d5bdd0
 def done(node:Node)->bool:
-    "Is its result there and its notebook beside it?"
-    return node.result.exists() and place('notebooks', node.key+'.ipynb').exists()
+    "Are its result and its notebook there and whole? What is damaged is moved aside"
+    there = rendered(node.result) if node.kind=='report' else finished(node.result)
+    return there and have('notebooks', f'{node.key}.ipynb')
 
 def failure(node:Node)->dict|None:
     "What went wrong at the last attempt: error, and the tail of it"
-    f = place('logs', node.key+'.json')
-    return read_json(f) if f.exists() and not done(node) else None
+    log = f'{node.key}.json'
+    return None if done(node) or not have('logs', log) else read_json(place('logs', log))
 
 # %% ../nbs/33_engine.ipynb #5bbd584b
 FULL = tuple(os.strerror(o) for o in (errno.ENOSPC, errno.EDQUOT))  # how systems and libraries say that a disk is full
@@ -446,6 +468,7 @@ def run(
     if todo: check_kernel()
     if todo and report: check_folder(report)
     os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
+    sweep()
     say(f'{len(nodes)} nodes, {len(nodes)-len(todo)} done, {len(todo)} to run, {jobs} at a time')
     pool = Pool(nodes, min(jobs, len(todo)), can_fork() if fork is None else fork)
     while True:

@@ -16,7 +16,7 @@ from .config import choose
 from .data import langs
 from .sources import split_note
 from .prediction import read_predictions
-from .stages import Cell,prediction_key,score_key
+from .stages import Cell,predicted,prediction_key,score_key
 from .store import place
 from .study import AXES,Study,cells
 from .submission import LAYOUTS,suite_of,write_labels,write_predictions
@@ -44,7 +44,7 @@ def _ready(many, part, folders):
     for c in many: choose('task with an official layout', c.target, LAYOUTS)
     taken = [o for o in map(_taken, folders) if o]
     errors = [] if part else sorted({f"{o}; no file for a benchmark comes of that: run the study on all of it, or say that a part is enough (--part)" for c in many for o in not_whole(c)})
-    lacking = [c.name for c in many if not _predictions(c).exists()]
+    lacking = [c.name for c in many if not predicted(c)]
     if lacking: errors.append(f"{len(lacking)} of {len(many)} cells have no predictions in the store, run the study first (xstilts run): {', '.join(lacking[:5])}{' ...' if lacking[5:] else ''}")
     errors += taken
     if errors: raise ValueError(f"{len(errors)} {'problem' if len(errors)==1 else 'problems'}, nothing is exported:\n  "+'\n  '.join(errors))

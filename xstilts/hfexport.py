@@ -14,7 +14,8 @@ from . import __version__
 from .config import nearest
 from .data import part,task_of
 from .models import model
-from .store import check_sealed,place,read_json,whole_folder
+from .files import whole_folder
+from .store import check_sealed,place,read_json,read_score
 from .tasks import Task,tasks,train_task
 
 # %% ../nbs/37_hfexport.ipynb #9e7951cb
@@ -184,7 +185,7 @@ def trained(
     if name in hits: hits = [name]
     if len(hits)!=1: raise ValueError(f"{len(hits) or 'no'} cells or trainings match {name!r}{': '+' '.join(hits) if hits else ', nearest: '+str(nearest(name, cells+keys))}; one is wanted, `xstilts plan STUDY` lists them")
     if hits[0] in keys: return place('models', hits[0]), {}, ''
-    o = read_json(place('scores', f'{hits[0]}.json'))
+    o = read_score(hits[0])
     if not tasks[o['target']].trained or tasks[o['target']].dual and o['settings'].get('dual') is False: raise ValueError(f"{hits[0]}: {o['target']} trains nothing, so there is no head to export")
     folder = place('models', o['stages'][-1])
     if not folder.exists(): raise ValueError(f"{hits[0]}: its training {o['stages'][-1]} is not in the store any more; `xstilts run` makes it again")

@@ -6,11 +6,13 @@
 __all__ = ['PRECISIONS', 'best_spans', 'outputs', 'answers', 'predict', 'save_predictions', 'read_predictions']
 
 # %% ../nbs/21_prediction.ipynb #2544f0fb
+from functools import partial
 from pathlib import Path
 import numpy as np
 import torch
 from .batches import cast_once,passes
 from .config import choose
+from .files import folder_damage,open_parquets,sound
 from .heads import first_position
 from .tasks import Task
 from .tokens import Encoded,encode
@@ -129,11 +131,9 @@ def save_predictions(folder:Path, task:str, rows:list[dict]):
     for lang in dict.fromkeys(o['lang'] for o in rows): pq.write_table(pa.Table.from_pylist([o for o in rows if o['lang']==lang]), folder/f'{task}.{lang}.parquet')
 
 def read_predictions(folder:Path, task:str)->dict[str,list[dict]]:
-    "lang -> rows; a folder without files of the task is an error"
-    import pyarrow as pa, pyarrow.parquet as pq
-    def rows(o):
-        try: return pq.read_table(o).to_pylist()
-        except (pa.ArrowInvalid,OSError) as e: raise ValueError(f"predictions/{folder.name}/{o.name} in the store is damaged: delete that folder, it is made again ({str(e).splitlines()[0][:120]})") from e
-    found = {o.name.split('.')[1]: rows(o) for o in sorted(folder.glob(f'{task}.*.parquet'))}
-    if not found: raise ValueError(f"no predictions of {task} in {folder}")
+    "lang -> rows; a folder that is damaged is moved aside, and without files of the task it is an error"
+    import pyarrow.parquet as pq
+    there = sound(folder, partial(folder_damage, opens=open_parquets))
+    found = {o.name.split('.')[1]: pq.read_table(o).to_pylist() for o in sorted(folder.glob(f'{task}.*.parquet'))} if there else {}
+    if not found: raise ValueError(f"no predictions of {task} in {folder.name}: run its study again, which makes them")
     return found

@@ -13,6 +13,7 @@ from html import escape
 from html.parser import HTMLParser
 from importlib.metadata import version
 from pathlib import Path
+from .files import temporary
 
 # %% ../nbs/44_site.ipynb #ab439f6a
 CONF = '''project = html_title = 'xstilts reports'
@@ -267,13 +268,15 @@ def build_site(
     reports,out = Path(reports).resolve(), Path(out or Path(reports)/'site').resolve()
     if reports.exists() and not reports.is_dir(): raise ValueError(f'{reports} is not a folder, and reports are looked for there')
     studies = sorted(o.parent for o in reports.glob('[!.]*/report.ipynb'))
+    lost = sorted(o.parent.name for o in reports.glob('[!.]*/study.yaml') if o.parent not in studies)
+    if lost: raise ValueError(f"the report of {', '.join(lost)} is lost: `xstilts run` with the name of the study renders it again")
     if not studies: raise ValueError(f'no study has been rendered in {reports.name}/: run one first, as in `xstilts run demo`')
     missing = [v for k,v in NEEDED.items() if importlib.util.find_spec(k) is None]
     if missing: raise ValueError(f"the site needs {' and '.join(missing)}: pip install xstilts[site]")
     old = out/'.stamp'
     if out.exists() and not old.exists() and (not out.is_dir() or any(out.iterdir())): raise ValueError(f'{out.name} exists and is not a site: name a new folder')
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'.{out.name}-') as d:
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'{temporary(out).name}.') as d:
         src,html = Path(d)/'src', Path(d)/'html'
         write_sources(reports, studies, src)
         stamp = _stamp(src)

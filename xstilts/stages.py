@@ -9,18 +9,20 @@ __all__ = ['ALL', 'CELL_KEYS', 'HEADS', 'DEVICES', 'PHASES', 'RECIPES', 'SPACED'
            'tokens', 'train_stage', 'dev_sets', 'pieces_of', 'on_dev', 'more_text', 'make_stage', 'run_stage',
            'stage_of', 'launched', 'describe', 'circumstances', 'hardware', 'processor_model', 'prediction_key',
            'as_trained', 'mined', 'precision_of', 'predicted_in', 'score_key', 'layer_of', 'predict_cell', 'ranked',
-           'run_cell', 'score_cell', 'told_of_data', 'changed_by', 'told_of_change', 'told_of_test']
+           'run_cell', 'predicted', 'predictions_of', 'score_cell', 'told_of_data', 'changed_by', 'told_of_change',
+           'told_of_test']
 
 # %% ../nbs/31_stages.ipynb #8c109d51
 import json,os,platform,subprocess,sys,time
 from dataclasses import asdict,dataclass,field,replace
-from functools import lru_cache
+from functools import lru_cache,partial
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 import numpy as np
 from .config import ORIGINS,choose,revision,settings,unknown
 from .data import langs,left_out,overlap,part,row_print,splits,task_of,test_rows,text_print,train_from,train_rows
+from .files import folder_damage,open_parquets,sealed_folder,sound
 from .languages import languages
 from .metrics import metrics,score
 from .hub import check_folder,content_print
@@ -28,7 +30,7 @@ from .models import folder_of,known_as,model
 from .pretraining import SHAPE_KEYS,Shape
 from .recipe import RECIPE_KEYS,SMALL,Recipe,count_gpus,fast_bfloat16,may_have_gpu,possible,precise,told_apart
 from .sources import covered,has_folder,split_note
-from .store import VERSIONS,check_sealed,key,lock,place,read_json,seal,whole_folder,write_json
+from .store import RECORD,VERSIONS,check_sealed,have,key,lock,place,read_json,write_json
 from .tasks import NINE,SUITES,dev_task,same_data,tasks,train_task,training
 
 # %% ../nbs/31_stages.ipynb #ddb79b0c
@@ -359,12 +361,11 @@ def tokens(
         if head: return encode_text(tok, rows(), task, recipe.max_length)
         return encode_dual(tok, rows(), recipe.max_length, recipe.query_length) if task.dual else encode(tok, rows(), task, recipe.max_length, recipe.reset_positions)
     at = place('tokens', k)
-    if not at.exists():
+    if not have('tokens', k):
         with lock(k):
-            if not at.exists():
-                with whole_folder(at) as d: made().save(d)
-    try: return Encoded.load(at)
-    except (ValueError,OSError,EOFError) as e: raise ValueError(f"tokens/{k} in the store is damaged: delete that folder, it is made again ({str(e)[:120]})") from e
+            if not have('tokens', k):
+                with sealed_folder(at) as d: made().save(d)
+    return Encoded.load(at)
 
 # %% ../nbs/31_stages.ipynb #ea826937
 def train_stage(stage:Stage, folder:Path, report=None):
@@ -450,21 +451,29 @@ def make_stage(stage:Stage, work:Path, to:Path, report=None):
     (to/'log.jsonl').write_text(''.join(f'{json.dumps(o)}\n' for o in log))
 
 # %% ../nbs/31_stages.ipynb #09c6b6b2
-def run_stage(stage:Stage, report=None)->Path:
+def run_stage(
+    stage:Stage, report=None,
+    verify:bool=False,  # compare the checksums of its weights too, which are read next
+)->Path:
     "The model folder of a stage: found in the store, or made together with the parents it lacks, in this process or over several"
     import shutil
-    to = place('models', stage.key)
-    if to.exists(): return to
+    to,read = place('models', stage.key),None if verify else RECORD
+    if have('models', stage.key, read): return to
     possible(stage.recipe, n_devices())
-    if stage.parent: run_stage(stage.parent, report)
+    if stage.parent: run_stage(stage.parent, report, verify=True)
     with lock(stage.key):
-        if to.exists(): return to
-        work = place('work', stage.key)
-        with whole_folder(to) as d:
-            (launched if n_devices()>1 else make_stage)(stage, work, d, report)
-            seal(d)
+        if have('models', stage.key, read): return to
+        work = _checkpoints(stage)
+        with sealed_folder(to) as d: (launched if n_devices()>1 else make_stage)(stage, work, d, report)
         shutil.rmtree(work, ignore_errors=True)
     return to
+
+def _checkpoints(stage)->Path:
+    "The folder of checkpoints from which a stage goes on; damaged ones are moved aside, and it starts again"
+    from xstilts.training import checkpoint_damage
+    res = place('work', stage.key)
+    sound(res, partial(checkpoint_damage, best=stage.recipe.select=='best'))
+    return res
 
 # %% ../nbs/31_stages.ipynb #593216ae
 def stage_of(spec:dict)->Stage:
@@ -623,20 +632,38 @@ def run_cell(cell:Cell, report=None)->Path:
     "The scores of a cell: found in the store, or made together with whatever they lack"
     from xstilts.efficient import ready
     from xstilts.prediction import read_predictions,save_predictions
-    to = place('scores', score_key(cell)+'.json')
-    if to.exists(): return to
+    to,folder = place('scores', score_key(cell)+'.json'),place('predictions', prediction_key(cell))
+    def found(): return have('scores', to.name) and predicted(cell, read=())
+    if found(): return to
     ready(cell.runtime)
     began,s = time.monotonic(),stages(cell)
-    for o in s: run_stage(o, report)
+    for o in s: run_stage(o, report, verify=o is s[-1] and not predicted(cell))
     if cell.runtime!='torch': run_cell(as_trained(cell), report)
     with lock(score_key(cell)):
-        if to.exists(): return to
-        folder = place('predictions', prediction_key(cell))
-        if not folder.exists():
+        if found(): return to
+        if not predicted(cell):
             rows = predict_cell(cell)
-            with whole_folder(folder) as d: save_predictions(d, cell.target, rows)
-        write_json(to, dict(score_cell(cell, read_predictions(folder, cell.target)), stages=[o.key for o in s], seconds=round(time.monotonic()-began, 2), **circumstances()))
+            with sealed_folder(folder) as d: save_predictions(d, cell.target, rows)
+        made = score_cell(cell, read_predictions(folder, cell.target))
+        more = dict(stages=[o.key for o in s], seconds=round(time.monotonic()-began, 2), **circumstances())
+        write_json(to, made|more, sealed=True)
     return to
+
+def predicted(
+    cell:Cell,
+    read=None,  # as in `store.have`
+)->bool:
+    "Are the predictions of a cell there in all its languages, and undamaged?"
+    def damage(folder):
+        lacks = [l for l in cell.langs if not (folder/f'{cell.target}.{l}.parquet').is_file()]
+        return folder_damage(folder, open_parquets, read) or (f"there is nothing in {' '.join(lacks)}" if lacks else '')
+    return sound(place('predictions', prediction_key(cell)), damage)
+
+def predictions_of(cell:Cell)->dict[str,list[dict]]:
+    "The predictions of a cell by language: found in the store, or made"
+    from xstilts.prediction import read_predictions
+    if not predicted(cell): run_cell(cell)
+    return read_predictions(place('predictions', prediction_key(cell)), cell.target)
 
 # %% ../nbs/31_stages.ipynb #7c1954f6
 def score_cell(cell:Cell, predictions:dict[str,list[dict]])->dict:
@@ -676,8 +703,7 @@ def changed_by(cell:Cell, predictions:dict[str,list[dict]])->dict:
     "The way a network was run, and in each language what that changed against the network as it was trained; {} if it was run so"
     if cell.runtime=='torch': return {}
     from xstilts.efficient import difference
-    from xstilts.prediction import read_predictions
-    plain = read_predictions(place('predictions', prediction_key(as_trained(cell))), cell.target)
+    plain = predictions_of(as_trained(cell))
     return dict(runtime=cell.runtime, against=prediction_key(as_trained(cell)), difference={l: difference(tasks[cell.target], plain[l], predictions[l]) for l in cell.langs})
 
 def told_of_change(cell:Cell, changed:dict)->str:

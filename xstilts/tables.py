@@ -12,9 +12,9 @@ from collections import Counter
 from dataclasses import dataclass,field,replace
 import numpy as np
 from .metrics import from_stats,item_stats,metrics,score
-from .stages import Cell,prediction_key,score_key,recipe
+from .stages import Cell,predictions_of,score_key,recipe
 from .statistics import Gain,Items,boot_gains,boot_scores,draw_clusters,gain,pooled_seed_variance,score_interval
-from .store import place,read_json
+from .store import have,place,read_json
 from .submission import averages,groups,members,suite_of,whole_mean
 from .study import AXES,Study,cells,floors
 from .tasks import tasks
@@ -22,9 +22,8 @@ from .tasks import tasks
 # %% ../nbs/41_tables.ipynb #f5de99c6
 def items_of(cell:Cell)->dict[str,Items]:
     "Per language what every test item contributes to the score; mined pairs are summed per sentence, because two models mine different ones"
-    from xstilts.prediction import read_predictions
     metric,res = tasks[cell.target].metric,{}
-    for lang,rows in read_predictions(place('predictions', prediction_key(cell)), cell.target).items():
+    for lang,rows in predictions_of(cell).items():
         if lang not in cell.langs: continue
         stats = item_stats(metric, rows)
         ids,clusters = [o['id'] for o in rows],[o['cluster'] for o in rows]
@@ -94,16 +93,16 @@ def _hardware(result):
 def gather(study:Study, n_boot:int=1000)->Results:
     "Read the scores of a study and derive its gains; missing cells are listed, never filled in"
     all = cells(study)
-    have = [o for o in all if place('scores', score_key(o)+'.json').exists()]
-    missing = [label(o, study) for o in all if o not in have]
-    found = {o.name+setup_of(o, study): read_json(place('scores', score_key(o)+'.json')) for o in have}
+    there = [o for o in all if have('scores', score_key(o)+'.json')]
+    missing = [label(o, study) for o in all if o not in there]
+    found = {o.name+setup_of(o, study): read_json(place('scores', score_key(o)+'.json')) for o in there}
     res = Results(study=study, scores={}, intervals={}, gains={}, floor={}, majority={}, flags={}, same=set(), missing=missing)
-    for o in have:
+    for o in there:
         for machine in _hardware(found[o.name+setup_of(o, study)]): res.hardware.setdefault(machine, []).append(label(o, study))
-    for t in study.axes['target']: _task(res, [o for o in have if o.target==t], found, n_boot)
+    for t in study.axes['target']: _task(res, [o for o in there if o.target==t], found, n_boot)
     for o in floors(study):
         f = place('scores', score_key(o)+'.json')
-        if not f.exists(): res.missing.append(o.name); continue
+        if not have('scores', f.name): res.missing.append(o.name); continue
         r = read_json(f)
         res.floor[setup_of(replace(o, model=o.model.removeprefix('random:')), study),o.target] = with_mean({l: v[r['main']] for l,v in r['scores'].items()})
         m = majority(o)
@@ -288,8 +287,7 @@ def _right(target, o)->float:
 def changed(cell:Cell, baseline:Cell, n:int=3):
     "A few test items per language that the intermediate stage fixed or broke"
     import pandas as pd
-    from xstilts.prediction import read_predictions
-    one,two = [read_predictions(place('predictions', prediction_key(o)), o.target) for o in (baseline,cell)]
+    one,two = predictions_of(baseline),predictions_of(cell)
     res = []
     for l in [o for o in cell.langs if o!='en']:
         texts = {o['id']: o for o in cell.rows(l)}

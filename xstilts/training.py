@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TaskFeed', 'WithMLM', 'save_checkpoint', 'load_checkpoint', 'Best', 'Gathered', 'optimiser', 'part_of', 'cut',
            'share_of', 'n_labels', 'one_update', 'fitting', 'Meter', 'chance_loss', 'collapsed', 'trackers_of',
-           'accelerator', 'Run', 'agreed', 'best_row', 'enough', 'train', 'decayed', 'learn', 'schedule', 'total_steps',
-           'finished']
+           'accelerator', 'Run', 'agreed', 'best_row', 'enough', 'checkpoint_damage', 'train', 'decayed', 'learn',
+           'schedule', 'total_steps', 'finished']
 
 # %% ../nbs/13_training.ipynb #a8f04b5e
 import json,math,os,shutil,threading,time
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from .batches import collate,mixed,order
 from .config import choose,settings
+from .files import file_damage,folder_damage,put_sealed,seal
 from .devices import alone,everyones,fill,first,in_one,kept_memory,own_state,sharded,spread,whole
 from .recipe import Recipe,means,possible,precise,rate,told_apart
 from .unpadded import row_of,unpad
@@ -87,6 +88,7 @@ def save_checkpoint(folder:Path, step:int, net, opt, extra:dict):
     save_file(weights, tmp/'net.safetensors')
     save_file(state|random, tmp/'optimiser.safetensors')
     (tmp/'state.json').write_text(json.dumps(dict(step=step, **extra)))
+    seal(tmp)
     os.replace(tmp, to) if not to.exists() else shutil.rmtree(tmp)
     for o in folder.glob('checkpoint-*'):
         if o!=to: shutil.rmtree(o)
@@ -124,9 +126,10 @@ class Best:
         from safetensors.torch import save_file
         self.folder.mkdir(parents=True, exist_ok=True)
         save_file(weights, self.folder/'best.tmp')
-        os.replace(self.folder/'best.tmp', self.folder/f'best-{step}.safetensors')
-        for o in self.folder.glob('best-*.safetensors'):
-            if o.name!=f'best-{step}.safetensors': o.unlink()
+        kept = f'best-{step}.safetensors'
+        put_sealed(self.folder/'best.tmp', self.folder/kept)
+        for o in self.folder.glob('best-*.safetensors*'):
+            if not o.name.startswith(kept): o.unlink()
     def put(self, step:int, net):
         "The weights of update `step`, into `net`"
         from safetensors.torch import load_file
@@ -340,6 +343,35 @@ def enough(log:list[dict], recipe:Recipe, chance:float|None)->str:
     dev = [o['dev'] for o in log if 'dev' in o]
     if recipe.patience and len(dev)>recipe.patience and max(dev[-recipe.patience:])<=max(dev[:-recipe.patience]): return f"no better score on dev rows in the last {recipe.patience}"
     if recipe.stop_collapsed and chance and log and log[-1]['step']>=.4*log[-1]['total']: return collapsed(log, chance)
+    return ''
+
+# %% ../nbs/13_training.ipynb #c615591a
+def _step(path)->int: return int(path.name.split('.')[0].split('-')[1])  # of checkpoint-<step>, best-<step>.safetensors
+
+def _open_weights(path):
+    "A reader of one file of weights"
+    from safetensors import SafetensorError,safe_open
+    try:
+        with safe_open(path, 'pt') as f: f.keys()
+    except SafetensorError as e: raise ValueError(str(e)) from e
+
+def _open_checkpoint(folder):
+    "A reader of a checkpoint"
+    for o in ('net','optimiser'): _open_weights(folder/f'{o}.safetensors')
+    json.loads((folder/'state.json').read_text())
+
+def checkpoint_damage(
+    folder:Path,
+    best:bool=False,  # does the run keep the weights of its best score?
+)->str:
+    "What is wrong with the checkpoints that a killed training left; '' for nothing. Without them it starts again"
+    if not folder.is_dir(): return 'it is no folder'
+    checkpoints = sorted(folder.glob('checkpoint-*'), key=_step)
+    kept = list(folder.glob('best-*.safetensors'))
+    wrong = [*(folder_damage(o, _open_checkpoint) for o in checkpoints), *(file_damage(o, _open_weights) for o in kept)]
+    if any(wrong): return next(o for o in wrong if o)
+    row = best_row(json.loads((checkpoints[-1]/'state.json').read_text())['log']) if best and checkpoints else None
+    if row and not any(_step(o)>=row['step'] for o in kept): return f"the weights after {row['step']} updates are missing"
     return ''
 
 # %% ../nbs/13_training.ipynb #2cb50bc7
