@@ -51,7 +51,8 @@ def lots(
     from fnmatch import fnmatch
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
-    if api is None and not reachable(): raise ValueError("the hub cannot be reached from this machine: fetch where there is a network, and copy the hub's cache (HF_HOME) from there")
+    if api is None and not reachable():
+        raise ValueError("the hub cannot be reached: fetch where there is a network, and copy its cache (HF_HOME) from there")
     api,res = api or HfApi(),[]
     for kind,ask in (('datasets',api.dataset_info),('models',api.model_info)):
         for repo in wanted[kind]:
