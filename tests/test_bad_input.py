@@ -48,7 +48,8 @@ def test_a_model_that_is_not_on_the_hub(tmp_path, monkeypatch):
     (tmp_path/'params'/'models.yaml').write_text('gone: {path: nobody/no-such-model, layer: 1}\n')
     (tmp_path/'settings.ini').write_text('[DEFAULT]\nlib_name = x\n')
     monkeypatch.chdir(tmp_path)
-    assert 'data hub --fetch' in refused('nobody/no-such-model is not on this machine, and the hub cannot be reached', lambda: cell('gone', target_max_length=64))
+    said = refused('nobody/no-such-model is not on this machine', lambda: cell('gone', target_max_length=64))
+    assert 'the hub cannot be reached; `xstilts data hub --fetch STUDY`' in said
 
 
 def test_a_folder_without_weights(folder):

@@ -1,4 +1,4 @@
-"""Models that others made: keys that depend on what a folder holds, what is refused before anything is loaded, and a hub that does not answer."""
+"""Models that others made: keys follow content, bad folders are refused before loading, and the hub may not answer."""
 import json
 import os
 import shutil
@@ -15,7 +15,7 @@ from xstilts.models import Model
 from xstilts.stages import Cell, prediction_key, score_key, stages
 from xstilts.tokens import train_tokenizer
 
-FEW = dict(intermediate_train_limit=8, target_train_limit=8, target_max_steps=2, eval_limit=4, languages='de', target_max_length=64)
+FEW = dict(intermediate_train_limit=8, target_train_limit=8, eval_limit=4, languages='de', target_max_length=64)
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,10 @@ def test_a_folder_that_is_moved_copied_and_touched_keeps_its_keys(folder, tmp_pa
     assert all('-xlm-roberta-' in o for o in before), before
 
 
-@pytest.mark.parametrize('name', ['model.safetensors', 'config.json', 'tokenizer.json', 'sentencepiece.bpe.model', 'vocab.txt'])
+FILES = ('model.safetensors', 'config.json', 'tokenizer.json', 'sentencepiece.bpe.model', 'vocab.txt')
+
+
+@pytest.mark.parametrize('name', FILES)
 def test_another_byte_gives_other_keys(name, folder, tmp_path):
     before = keys(folder)
     other = shutil.copytree(folder, tmp_path/'other')
@@ -76,7 +79,7 @@ def test_an_id_of_the_hub_that_a_row_has_is_that_row():
 
 
 def test_only_words_that_got_their_spaces_have_other_keys(monkeypatch):
-    "A family that reads the space before a word as a part of it has other keys for tagged sentences, and nothing else has."
+    "Tagged sentences have other keys in families whose pieces begin with the space; nothing else has."
     tagged, pairs = keys('mmbert-base', target='udpos', intermediate='none'), keys('mmbert-base', intermediate='none')
     monkeypatch.setattr('xstilts.stages.SPACED', ())
     from xstilts.stages import _stage_key
@@ -109,12 +112,19 @@ def test_a_folder_of_the_hubs_cache_is_links(folder, tmp_path):
 
 # What is refused, when a cell is made: before a plan, and long before anything is loaded
 
-def code(folder): changed(folder, 'config.json', model_type='mine', auto_map=dict(AutoConfig='mine.Config', AutoModel='mine.Model'))
-def tokenizer_code(folder): changed(folder, 'tokenizer_config.json', auto_map=dict(AutoTokenizer=['mine.Tokenizer', None]))
+def code(folder):
+    changed(folder, 'config.json', model_type='mine', auto_map=dict(AutoConfig='mine.Config', AutoModel='mine.Model'))
+
+
+def tokenizer_code(folder):
+    changed(folder, 'tokenizer_config.json', auto_map=dict(AutoTokenizer=['mine.Tokenizer', None]))
+
+
+def index(folder, name): changed(folder, 'model.safetensors.index.json', metadata={}, weight_map=dict(a=name))
+def weights_elsewhere(folder): index(folder, '../other/model.safetensors')
+def absolute_weights(folder): index(folder, '/other/model.safetensors')
+def lost_weights(folder): index(folder, 'model-2.safetensors')
 def adapter(folder): changed(folder, 'adapter_config.json', base_model_name_or_path='somebody/else')
-def weights_elsewhere(folder): changed(folder, 'model.safetensors.index.json', metadata={}, weight_map=dict(a='../other/model.safetensors'))
-def absolute_weights(folder): changed(folder, 'model.safetensors.index.json', metadata={}, weight_map=dict(a='/other/model.safetensors'))
-def lost_weights(folder): changed(folder, 'model.safetensors.index.json', metadata={}, weight_map=dict(a='model-2.safetensors'))
 def device(folder): (folder/'vocab.txt').symlink_to('/dev/zero')
 def dead_link(folder): (folder/'vocab.txt').symlink_to('nowhere')
 def folder_for_file(folder): (folder/'vocab.txt').mkdir()
@@ -134,10 +144,19 @@ def plug(folder):
         os.chdir(here)
 
 
-BAD = {code: 'config.json names code of its own', tokenizer_code: 'tokenizer_config.json names code of its own', adapter: 'an adapter of another model',
-    weights_elsewhere: 'names weights in another folder', absolute_weights: 'names weights in another folder', lost_weights: 'names model-2.safetensors, which is not there',
-    device: 'vocab.txt is a device', dead_link: 'vocab.txt is a link that leads nowhere', folder_for_file: 'vocab.txt is a folder', pipe: 'config.json is a named pipe',
-    plug: 'vocab.txt is a socket', not_an_object: 'config.json holds no JSON object'}
+BAD = {
+    code: 'config.json names code of its own',
+    tokenizer_code: 'tokenizer_config.json names code of its own',
+    adapter: 'this is an adapter of another model',
+    weights_elsewhere: 'names weights in another folder',
+    absolute_weights: 'names weights in another folder',
+    lost_weights: 'names model-2.safetensors, which is not there',
+    device: 'vocab.txt is a device',
+    dead_link: 'vocab.txt is a link that leads nowhere',
+    folder_for_file: 'vocab.txt is a folder',
+    pipe: 'config.json is a named pipe',
+    plug: 'vocab.txt is a socket',
+    not_an_object: 'config.json holds no JSON object'}
 
 
 @pytest.mark.parametrize('spoil', BAD, ids=lambda o: o.__name__)
@@ -148,33 +167,41 @@ def test_a_folder_that_is_refused(spoil, folder, monkeypatch):
     def ask(*_): raise AssertionError('somebody was asked')
     monkeypatch.setattr('builtins.input', ask)
     monkeypatch.setattr('xstilts.models.own_models', lambda *_: dict(ours=Model(name='ours', path=str(folder))))
-    for attempt in (lambda: keys(folder), lambda: keys('ours'), lambda: backbone(str(folder)), lambda: tokenizer(str(folder))):
-        with pytest.raises(ValueError, match=BAD[spoil]) as e: attempt()
+    for attempt, name in ((keys, folder), (keys, 'ours'), (backbone, str(folder)), (tokenizer, str(folder))):
+        with pytest.raises(ValueError, match=BAD[spoil]) as e: attempt(name)
         assert '\n' not in str(e.value)
 
 
 # The hub, far from any network
 
-def command(*args, home, **env):
-    "A verb of the command line where the hub does not answer; what it said, and how long it took"
-    env = {k: v for k, v in os.environ.items() if not k.startswith(('HF_', 'TRANSFORMERS_'))}|dict(HF_HOME=str(home), HF_ENDPOINT='http://127.0.0.1:9', OMP_NUM_THREADS='1')|env
+def offline(home, code, *args):
+    "Python where the hub does not answer; what it said, and how long it took"
+    env = {k: v for k, v in os.environ.items() if not k.startswith(('HF_', 'TRANSFORMERS_'))}
+    env |= dict(HF_HOME=str(home), HF_ENDPOINT='http://127.0.0.1:9', OMP_NUM_THREADS='1')
     began = time.monotonic()
-    res = subprocess.run([sys.executable, *args], env=env, capture_output=True, text=True, timeout=120)
+    res = subprocess.run([sys.executable, '-c', code, *args], env=env, capture_output=True, text=True, timeout=120)
     return res, time.monotonic()-began
 
 
 def study(tmp_path, data, model):
     file = tmp_path/'mine.yaml'
-    file.write_text(f'study: mine\nreport: 60_intermediate_tasks\ndata: {data}\nmodel: {model}\nintermediate: [none]\ntarget: xnli\nseed: 0\n')
+    rest = 'report: 60_intermediate_tasks\nintermediate: [none]\ntarget: xnli\nseed: 0\n'
+    file.write_text(f'study: mine\ndata: {data}\nmodel: {model}\n{rest}')
     return str(file)
 
 
-@pytest.mark.parametrize('data, model, words', [('mini', 'somebody/encoder', "model 'somebody/encoder'"), ('hub', 'xlmr-base', 'nyu-mll/glue is not on this machine')])
+PLANS = [('mini', 'somebody/encoder', "model 'somebody/encoder' is no row and no folder"),
+    ('hub', 'xlmr-base', 'nyu-mll/glue is not on this machine')]
+
+
+@pytest.mark.parametrize('data, model, words', PLANS)
 def test_a_plan_without_a_network_is_one_sentence_at_once(data, model, words, tmp_path):
-    res, seconds = command('-c', 'from xstilts.cli import main; raise SystemExit(main())', 'plan', study(tmp_path, data, model), home=tmp_path)
+    main = 'from xstilts.cli import main; raise SystemExit(main())'
+    res, seconds = offline(tmp_path, main, 'plan', study(tmp_path, data, model))
     assert res.returncode==2 and words in res.stderr, res
-    assert 'the hub cannot be reached; `xstilts data hub --fetch STUDY`' in res.stderr and 'Traceback' not in res.stderr and 'Retrying' not in res.stderr
-    assert seconds<25, seconds
+    assert 'the hub cannot be reached; `xstilts data hub --fetch STUDY`' in res.stderr
+    assert 'Traceback' not in res.stderr and 'Retrying' not in res.stderr
+    assert seconds<45, seconds
 
 
 def test_what_was_fetched_is_read_without_a_network(tmp_path):
@@ -186,8 +213,9 @@ def test_what_was_fetched_is_read_without_a_network(tmp_path):
     (snapshot/'copa').mkdir(parents=True)
     (repo/'refs').mkdir()
     (repo/'refs'/'main').write_text('0'*40)
-    (snapshot/'README.md').write_text('---\nconfigs:\n- config_name: copa\n  data_files:\n  - split: train\n    path: copa/train-*\n---\n')
+    configs = 'configs:\n- config_name: copa\n  data_files:\n  - split: train\n    path: copa/train-*\n'
+    (snapshot/'README.md').write_text(f'---\n{configs}---\n')
     row = dict(premise='It rained.', choice1='I got wet.', choice2='I ate.', question='effect', idx=0, label=0)
     pq.write_table(pa.Table.from_pylist([row]), snapshot/'copa'/'train-0.parquet')
-    res, _ = command('-c', "from xstilts.data import load; print(load('hub', 'copa', 'train')[0]['choices'])", home=tmp_path)
+    res, _ = offline(tmp_path, "from xstilts.data import load; print(load('hub', 'copa', 'train')[0]['choices'])")
     assert res.stdout.strip()=="['I got wet.', 'I ate.']", res.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""The pieces that are labelled as an answer give the answer back, whatever the normaliser, the kind of pieces and the script."""
+"""The pieces labelled as an answer give the answer back, whatever the normaliser, the kind of pieces and the script."""
 import random
 import struct
 import unicodedata
@@ -12,12 +12,14 @@ from xstilts.tokens import encode_span, encode_tags, train_tokenizer
 from xstilts.tasks import tasks
 
 SPECIALS = ['<s>', '<pad>', '</s>', '<unk>']
-WORDS = ('café là Ångström naïve Việt Nam ế tiếng ёлка Йод Ελλάδα τό ΐ 서울 한국 시 김치 がぎ パン です भारत क़िला की हिन्दी İstanbul çok ﬁn ½ ㎞ … '
+TRAINED = dict(special_tokens=SPECIALS, show_progress=False)
+WORDS = ('café là Ångström naïve Việt Nam ế tiếng ёлка Йод Ελλάδα τό ΐ 서울 한국 시 김치 がぎ パン です '
+    'भारत क़िला की हिन्दी İstanbul çok ﬁn ½ ㎞ … '
     "the old bridge is in x, (y) don't 3.5 l'été «mot» 😀 न्‍ می‌خواهم").split()
 
 
 def double_array(entries):
-    "The trie of a `Precompiled` normaliser (darts-clone), one block of 256 cells per node, and its replacements behind each other"
+    "The trie of a `Precompiled` normaliser (darts-clone), a block of 256 cells per node, and its replacements"
     root, texts = {}, b''
     for key, value in entries.items():
         node = root
@@ -47,7 +49,8 @@ def wrapped(backend, trainer):
     words = [*WORDS, *(unicodedata.normalize('NFD', o) for o in WORDS)]
     backend.train_from_iterator((' '.join(random.Random(i).sample(words, 6)) for i in range(60)), trainer)
     ids = [(o, backend.token_to_id(o)) for o in ('<s>', '</s>')]
-    backend.post_processor = processors.TemplateProcessing(single='<s> $A </s>', pair='<s> $A </s> </s> $B </s>', special_tokens=ids)
+    texts = dict(single='<s> $A </s>', pair='<s> $A </s> </s> $B </s>')
+    backend.post_processor = processors.TemplateProcessing(**texts, special_tokens=ids)
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token='<pad>', unk_token='<unk>')
 
 
@@ -56,7 +59,7 @@ def unigram(normalizer):
     backend = Tokenizer(models.Unigram())
     backend.normalizer = normalizer
     backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
-    return wrapped(backend, trainers.UnigramTrainer(vocab_size=120, special_tokens=SPECIALS, unk_token='<unk>', show_progress=False))
+    return wrapped(backend, trainers.UnigramTrainer(vocab_size=120, unk_token='<unk>', **TRAINED))
 
 
 def byte_level():
@@ -65,7 +68,7 @@ def byte_level():
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    return wrapped(backend, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, special_tokens=SPECIALS, show_progress=False))
+    return wrapped(backend, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, **TRAINED))
 
 
 def spaces_kept():
@@ -73,8 +76,9 @@ def spaces_kept():
     backend = Tokenizer(models.BPE(byte_fallback=True, unk_token='<unk>'))
     backend.normalizer = normalizers.Replace(' ', '▁')
     backend.pre_tokenizer = pre_tokenizers.Split(Regex('▁'), 'merged_with_next')
-    byte_pieces = [f'<0x{i:02X}>' for i in range(256)]
-    return wrapped(backend, trainers.BpeTrainer(vocab_size=420, limit_alphabet=60, special_tokens=SPECIALS+byte_pieces, show_progress=False))
+    special = SPECIALS+[f'<0x{i:02X}>' for i in range(256)]
+    trainer = trainers.BpeTrainer(vocab_size=420, limit_alphabet=60, special_tokens=special, show_progress=False)
+    return wrapped(backend, trainer)
 
 
 def uncased():
@@ -82,15 +86,20 @@ def uncased():
     backend = Tokenizer(models.WordPiece(unk_token='<unk>'))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    return wrapped(backend, trainers.WordPieceTrainer(vocab_size=300, special_tokens=SPECIALS, show_progress=False))
+    return wrapped(backend, trainers.WordPieceTrainer(vocab_size=300, **TRAINED))
 
 
-TOKENIZERS = dict(mini=lambda: train_tokenizer(WORDS, 200), characters=lambda: train_tokenizer(WORDS, 5), byte_level=byte_level,
-    spaces_kept=spaces_kept, uncased=uncased, precompiled=lambda: unigram(normalizers.Precompiled(charsmap())), nfkc=lambda: unigram(normalizers.NFKC()))
+def mini(): return train_tokenizer(WORDS, 200)
+def characters(): return train_tokenizer(WORDS, 5)
+def precompiled(): return unigram(normalizers.Precompiled(charsmap()))
+def nfkc(): return unigram(normalizers.NFKC())
+
+
+TOKENIZERS = {o.__name__: o for o in (mini, characters, byte_level, spaces_kept, uncased, precompiled, nfkc)}
 
 
 def row_of(rng):
-    "A question whose answer is some words of a context in composed or decomposed characters, with odd spaces and a control character"
+    "A question whose answer is some words of a context, with characters composed or not and odd spaces"
     words = [unicodedata.normalize(rng.choice(('NFC', 'NFD')), o) for o in rng.choices(WORDS, k=rng.randint(2, 14))]
     first = rng.randrange(len(words))
     last = rng.randint(first, min(first+3, len(words)-1))
@@ -108,8 +117,9 @@ def given_back(row, encoded, i):
     out[0, encoded.y['span'][i], [0, 1]] = 9.
     inside = torch.from_numpy(encoded.y['begin'][at]>=0)[None]
     spans = [o.numpy() for o in best_spans(out, inside, longest=10**4)]
-    one = type(encoded)(ids=encoded.ids[at], starts=encoded.starts[i:i+2]-at.start, pos=encoded.pos[at], row=encoded.row[:1]*0,
-        y=dict(begin=encoded.y['begin'][at], end=encoded.y['end'][at]))
+    places = {k: encoded.y[k][at] for k in ('begin', 'end')}
+    here = dict(ids=encoded.ids[at], pos=encoded.pos[at], starts=encoded.starts[i:i+2]-at.start)
+    one = type(encoded)(**here, row=encoded.row[:1]*0, y=places)
     return answers([row], one, spans)[0]['pred']
 
 
@@ -131,10 +141,12 @@ def test_any_character_can_be_an_answer():
     "With a piece per character, every run of whole characters comes back, composed or not."
     tok, rng = TOKENIZERS['characters'](), random.Random(1)
     for _ in range(200):
-        chars = [unicodedata.normalize('NFD', c) for w in rng.choices(WORDS, k=3) for c in unicodedata.normalize('NFC', w)]
+        words = unicodedata.normalize('NFC', ''.join(rng.choices(WORDS, k=3)))
+        chars = [unicodedata.normalize('NFD', c) for c in words]
         first = rng.randrange(len(chars))
         answer = ''.join(chars[first:first+rng.randint(1, 4)])
-        row = dict(question='x', context=''.join(chars), answers=dict(text=[answer], start=[len(''.join(chars[:first]))]))
+        right = dict(text=[answer], start=[len(''.join(chars[:first]))])
+        row = dict(question='x', context=''.join(chars), answers=right)
         encoded = encode_span(tok, [row], max_length=400)
         assert given_back(row, encoded, 0)==answer, row
 

@@ -319,6 +319,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'xstilts.hfexport.trained': ('hfexport.html#trained', 'xstilts/hfexport.py')},
             'xstilts.hub': { 'xstilts.hub.NotHere': ('hub.html#nothere', 'xstilts/hub.py'),
                              'xstilts.hub._ask': ('hub.html#_ask', 'xstilts/hub.py'),
+                             'xstilts.hub._bad': ('hub.html#_bad', 'xstilts/hub.py'),
                              'xstilts.hub._check_index': ('hub.html#_check_index', 'xstilts/hub.py'),
                              'xstilts.hub._checked': ('hub.html#_checked', 'xstilts/hub.py'),
                              'xstilts.hub._content_print': ('hub.html#_content_print', 'xstilts/hub.py'),

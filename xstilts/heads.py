@@ -66,7 +66,7 @@ def readable(
 def source(
     path:str,   # a folder or a hub id
 )->dict:
-    "How `transformers` is told to load: no code, and of the hub the locked revision, from its cache alone if it does not answer"
+    "How `transformers` loads: no code; of the hub the locked revision, from its cache alone if it does not answer"
     if Path(path).is_dir(): return dict(trust_remote_code=False)
     return dict(trust_remote_code=False, revision=revision('models', path), local_files_only=not reachable())
 

@@ -18,6 +18,8 @@ NO_FILE = {'p': 'a named pipe', 's': 'a socket', 'c': 'a device', 'b': 'a device
 
 def _is_read(name): return name.endswith(READ) or name in WORDS
 
+def _bad(folder, what): return ValueError(f"model folder {str(folder)!r}: {what}")
+
 def entries(
     folder:Path|str,
 )->tuple:       # (name, size, time) of each file that may be read
@@ -25,10 +27,10 @@ def entries(
     res = []
     for o in sorted(os.scandir(folder), key=lambda o: o.name):
         try: found = o.stat()
-        except OSError as e: raise ValueError(f"model folder {str(folder)!r}: {o.name} is a link that leads nowhere ({e.strerror})") from e
+        except OSError as e: raise _bad(folder, f'{o.name} is a link that leads nowhere ({e.strerror})') from e
         kind = stat.filemode(found.st_mode)[0]
         if kind=='d' and not _is_read(o.name): continue
-        if kind in NO_FILE: raise ValueError(f"model folder {str(folder)!r}: {o.name} is {NO_FILE[kind]}, and only files are read; take it away")
+        if kind in NO_FILE: raise _bad(folder, f'{o.name} is {NO_FILE[kind]}, and only files are read; take it away')
         res.append((o.name, found.st_size, found.st_mtime_ns))
     return tuple(res)
 
@@ -42,7 +44,8 @@ def check_folder(
 @lru_cache(maxsize=64)
 def _checked(folder, found):
     names = [o for o,*_ in found]
-    if 'adapter_config.json' in names: raise ValueError(f"model folder {folder!r} holds an adapter of another model: merge it into that model and save the whole")
+    if 'adapter_config.json' in names:
+        raise _bad(folder, 'this is an adapter of another model; merge it into that model and save the whole')
     for name in ('config.json','tokenizer_config.json'):
         if name in names: no_code(f'model folder {folder!r}: {name}', _object(folder, name))
     for name in names:
@@ -51,8 +54,8 @@ def _checked(folder, found):
 def _object(folder, name)->dict:
     "A JSON file of a folder"
     try: res = json.loads((Path(folder)/name).read_text(encoding='utf-8'))
-    except (OSError,ValueError,RecursionError) as e: raise ValueError(f"model folder {folder!r}: {name} is not JSON ({e})") from e
-    if not isinstance(res, dict): raise ValueError(f"model folder {folder!r}: {name} holds no JSON object")
+    except (OSError,ValueError,RecursionError) as e: raise _bad(folder, f'{name} is not JSON ({e})') from e
+    if not isinstance(res, dict): raise _bad(folder, f'{name} holds no JSON object')
     return res
 
 def no_code(
@@ -60,16 +63,18 @@ def no_code(
     config:dict,
 ):
     "Refuse a config that names Python code"
-    if config.get('auto_map'): raise ValueError(f"{where} names code of its own (auto_map), which is never run; if `transformers` has its model_type built in, take auto_map out of the file")
+    mend = 'if `transformers` has its model_type built in, take auto_map out of the file'
+    if config.get('auto_map'): raise ValueError(f"{where} names code of its own (auto_map), which is never run; {mend}")
 
 def _check_index(folder, name, names):
     "Every file that an index of weights names is in the folder itself"
     shards = _object(folder, name).get('weight_map')
-    if not isinstance(shards, dict): raise ValueError(f"model folder {folder!r}: {name} has no weight_map")
+    if not isinstance(shards, dict): raise _bad(folder, f'{name} has no weight_map')
     for o in sorted({str(o) for o in shards.values()}):
         if o in names: continue
-        if '/' in o or '\\' in o: raise ValueError(f"model folder {folder!r}: {name} names weights in another folder ({o}); only files beside it are read")
-        raise ValueError(f"model folder {folder!r}: {name} names {o}, which is not there")
+        elsewhere = '/' in o or '\\' in o
+        if elsewhere: raise _bad(folder, f'{name} names weights in another folder ({o}); only files beside it are read')
+        raise _bad(folder, f'{name} names {o}, which is not there')
 
 # %% ../nbs/02_hub.ipynb #2c65b438
 BLOCK = 2**20  # bytes read at once
@@ -100,7 +105,7 @@ def reachable()->bool:
     from huggingface_hub import constants
     if constants.HF_HUB_OFFLINE: return False
     answers = []
-    asking = Thread(target=_ask, args=(constants.ENDPOINT,answers), daemon=True)  # names and addresses may each wait longer
+    asking = Thread(target=_ask, args=(constants.ENDPOINT,answers), daemon=True)  # each address may wait as long
     asking.start()
     asking.join(PATIENCE)
     return bool(answers)
@@ -136,8 +141,11 @@ def model_config(
         if not reachable(): raise _not_here(repo)
         try: path = hf_hub_download(repo, 'config.json', revision=revision)
         except LocalEntryNotFoundError as e: raise _not_here(repo) from e
-        except EntryNotFoundError as e: raise ValueError(f"{repo}: this repository of the hub has no config.json, so it is no model in Hugging Face format") from e
-        except HfHubHTTPError as e: raise ValueError(f"{repo}: the hub has no such model, or you must log in and accept its terms first ({str(e).strip().splitlines()[0][:160]})") from e
+        except EntryNotFoundError as e:
+            raise ValueError(f"{repo}: this repository has no config.json, so it is no model in Hugging Face format") from e
+        except HfHubHTTPError as e:
+            said = str(e).strip().splitlines()[0][:160]
+            raise ValueError(f"{repo}: the hub has no such model, or you must log in and accept its terms ({said})") from e
     return json.loads(Path(path).read_text(encoding='utf-8'))
 
 # %% ../nbs/02_hub.ipynb #eb491db9
@@ -161,10 +169,13 @@ def hub_rows(
     if not reachable(): return load_dataset(fetched_data(repo, revision), config, split=split)
     _say_download(repo, config, split, revision)
     try: return load_dataset(repo, config, split=split, revision=revision)
-    except ConnectionError as e: raise NotHere(f"{repo} cannot be had from the hub: {str(e).splitlines()[0][:160]}") from e
+    except ConnectionError as e:
+        raise NotHere(f"{repo} cannot be had from the hub: {str(e).splitlines()[0][:160]}") from e
 
 def _say_download(repo, config, split, revision):
     "Say on stderr that rows are about to be downloaded, if nothing of the data set is in the cache"
     from huggingface_hub import try_to_load_from_cache
     there = try_to_load_from_cache(repo, 'README.md', repo_type='dataset', revision=revision)
-    if not isinstance(there, str): print(f"downloading {repo} ({config or 'default'}, {split}) from the hub: keys hold a fingerprint of the rows", file=sys.stderr)
+    if isinstance(there, str): return
+    what = f"{repo} ({config or 'default'}, {split})"
+    print(f"downloading {what} from the hub: keys hold a fingerprint of the rows", file=sys.stderr)

@@ -107,7 +107,7 @@ def span_counts(
 
 # %% ../nbs/20_metrics.ipynb #f25ee2a5
 def _rates(sums): # (..., 3): gold, predicted, both
-    "F1, precision and recall; 0 where they are 0/0, as seqeval 1.2.2 (`zero_division`) and `bucc_f1` of google-research/xtreme `evaluate.py` say"
+    "F1, precision and recall; 0 where they are 0/0, as in seqeval 1.2.2 (`zero_division`) and `bucc_f1` of XTREME's `evaluate.py`"
     gold,pred,both = (sums[...,i] for i in range(3))
     def share(part, whole): return 100*part/np.where(whole>0, whole, 1)
     return {'f1': share(2*both, gold+pred), 'precision': share(both, pred), 'recall': share(both, gold)}
@@ -156,7 +156,8 @@ def squad_item(
     norm:Callable=normalize_answer,
 )->tuple:             # exact match, F1; points
     "Both scores of one question against its best right answer (SQuAD v1.1, arXiv:1606.05250, google-research/xtreme `third_party/evaluate_squad.py`)"
-    if not len(_listed(golds)): raise ValueError("a question without a right answer cannot be scored; only SQuAD 2.0 has such questions")
+    if not len(_listed(golds)):
+        raise ValueError("a question without a right answer cannot be scored; only SQuAD 2.0 has such questions")
     said = norm(pred)
     return 100*float(any(said==norm(o) for o in golds)), max(squad_f1(pred, o, norm) for o in golds)
 
@@ -242,7 +243,7 @@ def _moments(gold, pred): # (n, 6): 1, x, y, xx, yy, xy, from which a correlatio
     return np.stack([np.ones_like(x), x, y, x*x, y*y, x*y], 1)
 
 def _correlation(sums): # (..., 6), as `_moments`
-    "Pearson's r. `scipy.stats.pearsonr`, which jiant calls for STS-B, gives NaN for constants: a constant prediction knows nothing, so it gets 0; constant gold is an error"
+    "Pearson's r; 0 of a constant prediction, where `scipy.stats.pearsonr` (jiant's for STS-B) gives NaN"
     n,x,y,xx,yy,xy = np.moveaxis(np.asarray(sums, np.float64), -1, 0)
     gold,pred = xx-_ratio(x*x, n),yy-_ratio(y*y, n)
     if np.any(gold<=1e-12*xx): raise ValueError("all gold scores are equal: a correlation with them is not defined")
@@ -288,10 +289,10 @@ metrics = table(
            stats=_token_matches, values=_share),
     Metric(name='span_f1', main='f1', floor='one tag for every token: near 0', source=f'seqeval 1.2.2, {_XTREME}', stats=span_counts, values=_rates),
     Metric(name='span_f1_2020', main='f1', floor='one tag for every token: near 0', source=f'seqeval 0.0.12, {_XTREME}', stats=partial(span_counts, whole=True), values=_rates),
-    Metric(name='qa', main='f1', floor='near 0', source='google-research/xtreme third_party/evaluate_squad.py, SQuAD v1.1, arXiv:1606.05250',
-           stats=_answers, values=_answer_means),
-    Metric(name='qa_v2', main='f1', floor='no answer: the share of unanswerable questions', source='SQuAD 2.0 evaluate-v2.0.py, arXiv:1806.03822',
-           stats=partial(_answers, item=squad_v2_item), values=_answer_means),
+    Metric(name='qa', main='f1', floor='near 0', stats=_answers, values=_answer_means,
+           source='google-research/xtreme third_party/evaluate_squad.py, SQuAD v1.1, arXiv:1606.05250'),
+    Metric(name='qa_v2', main='f1', floor='no answer: the share of unanswerable questions', values=_answer_means,
+           stats=partial(_answers, item=squad_v2_item), source='SQuAD 2.0 evaluate-v2.0.py, arXiv:1806.03822'),
     Metric(name='mlqa', main='f1', floor='near 0', source='google-research/xtreme third_party/evaluate_mlqa.py, arXiv:1910.07475', columns=('gold','pred','lang'),
            stats=_mlqa_answers, values=_answer_means),
     Metric(name='bitext_f1', main='f1', floor='no pair: 0', source=_XTREME, stats=_pairs, values=_rates),

@@ -131,7 +131,7 @@ def model(
     name:str,            # a row, a folder, owner/name of the hub, or random: and one of them
     own:dict|None=None,  # `own_models()` if None
 )->Model:
-    "The row of a model; a folder or a repository of the hub gets the values of its family, those of XLM-R large if its type has no row"
+    "The row of a model; a folder or an id of the hub gets the values of its family, of XLM-R large if that has no row"
     own = own_models() if own is None else own
     base = name.removeprefix('random:')
     if row := known_as(base, own):
@@ -144,12 +144,14 @@ def model(
 def _of_type(name, path, kind):
     "A row with the values of a type of encoder; what its weights were trained on is not known"
     like = models[STANDS_FOR[kind]] if kind in STANDS_FOR else Model(name=name)
-    return Model(name=name, path=path, **{o: getattr(like, o) for o in ('family','lr','intermediate_lr','optimiser','pooled','dropout')})
+    values = ('family','lr','intermediate_lr','optimiser','pooled','dropout')
+    return Model(name=name, path=path, **{o: getattr(like, o) for o in values})
 
 # %% ../nbs/03_models.ipynb #22db98c6
 def _folder(name, path):
     "The row of a folder"
-    if not path.is_dir(): raise ValueError(f"model {name!r}: there is no folder {str(path)!r}, and a model of the hub is called owner/name")
+    if not path.is_dir():
+        raise ValueError(f"model {name!r}: there is no folder {str(path)!r}, and a model of the hub is called owner/name")
     if not (path/'config.json').exists(): raise ValueError(f"model folder {str(path)!r} has no config.json: give a folder in Hugging Face format")
     check_folder(path)
     return _of_type(name, str(path), json.loads((path/'config.json').read_text(encoding='utf-8')).get('model_type', ''))

@@ -288,11 +288,12 @@ def start_print(name:str)->str:
     folder = Path(folder_of(m))
     kind = 'random:' if name.startswith('random:') else ''
     if not folder.is_dir(): return kind+m.path+(f"@{revision('models', m.path)}" if revision('models', m.path) else '')
-    if not list(folder.glob('*.safetensors')): raise ValueError(f"model {name}: its folder has no .safetensors file; pickled weights are not read")
+    if not list(folder.glob('*.safetensors')):
+        raise ValueError(f"model {name}: its folder has no .safetensors file; pickled weights are not read")
     return kind+content_print(folder)
 
 def slug(name:str)->str:
-    "A model as keys show it: its row or its id on the hub; a folder by its type and what it holds, so that one that moves keeps its keys"
+    "A model as keys show it: its row or its id on the hub; a folder by its type and content, wherever it is"
     base = name.removeprefix('random:')
     shown = known_as(base) or base
     if not known_as(base) and Path(base).is_dir():

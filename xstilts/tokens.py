@@ -204,7 +204,7 @@ def whole_characters(
     text:str,
     offsets:list[tuple[int,int]],  # begin and end of each piece in `text`
 )->list[tuple[int,int]]:           # ditto
-    "Offsets that take in the characters no piece covers, where they belong to the one before: accents and vowels that a normaliser composed"
+    "Offsets that take in what no piece covers and belongs to one: accents and vowels that a normaliser composed"
     begins,ends,seen = {},{},0
     for begin,end in [*offsets, (len(text), len(text))]:
         stop,start = seen,begin
@@ -236,9 +236,10 @@ def _answer_pieces(offsets, answers):
     return (inside[0], inside[-1]) if inside else None
 
 def _windows(f, question, context, offsets, found, max_length, stride):
-    "Of each window of a context: ids, where the context begins in them, the offsets of its pieces, the piece where the answer begins and ends"
-    room = max_length-len(question)-f.two
-    if room<1: raise ValueError(f"max_length {max_length} leaves no room for a context beside a question of {len(question)} pieces")
+    "Of each window of a context: ids, where the context begins in them, the offsets of its pieces, the answer's pieces"
+    n_asked = len(question)
+    room = max_length-n_asked-f.two
+    if room<1: raise ValueError(f"max_length {max_length} leaves no room for a context beside a question of {n_asked} pieces")
     step = min(room, stride)
     for at in range(0, max(1, len(context)-room+step), step):
         ids,n = _join(f, question, context[at:at+room], max_length)
@@ -254,9 +255,12 @@ def encode_span(tok, rows, task:Task=None, max_length:int=384, reset:bool=False,
     for i,(o,q,(c,offsets)) in enumerate(zip(rows, questions, contexts)):
         found = _answer_pieces(offsets, o['answers'])
         made += [(i,*w) for w in _windows(f, q, c, offsets, found, max_length, stride)]
-    def covered(side): return [x for *_,n,where,_ in made for x in (*[-1]*n, *(o[side] for o in where), *[-1]*len(f.end))]
+    after = [-1]*len(f.end)
+    def covered(side):
+        places = [[*[-1]*n, *(o[side] for o in where), *after] for _,_,n,where,_ in made]
+        return np.array([x for o in places for x in o], np.int32)
     second = [n for _,_,n,_,_ in made]
-    y = dict(begin=np.array(covered(0), np.int32), end=np.array(covered(1), np.int32), span=np.array([o[-1] for o in made], np.int64).reshape(-1, 2))
+    y = dict(begin=covered(0), end=covered(1), span=np.array([o[-1] for o in made], np.int64).reshape(-1, 2))
     restart,types = _marks(f, second, reset)
     return flat([o[1] for o in made], row=[o[0] for o in made], **restart, y=y|types)
 
