@@ -12,7 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from .config import nearest,settings,unknown
 from .data import langs
-from .stages import Cell,score_key,setting_names,stages
+from .fields import setting_names
+from .stages import Cell,score_key,stages
 from .store import key,place
 
 # %% ../nbs/32_study.ipynb #f560c2d5
