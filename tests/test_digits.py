@@ -95,18 +95,18 @@ def committed_stage(cell):
     from xstilts.data import task_of
     from xstilts.heads import Net
     from xstilts.stages import describe, load_encoder, stages
-    from xstilts.store import place, seal, whole_folder, write_json
+    from xstilts.files import sealed_folder
+    from xstilts.store import place, write_json
     stage = stages(cell)[-1]
     encoder, tok = load_encoder(None, 'mini')
     net = Net(encoder, [replace(task_of('mini', cell.target), name=stage.tasks[0])])
     rng = np.random.default_rng(0)
     heads = {k: torch.from_numpy(rng.normal(0, .3, v.shape).astype(np.float32)) for k, v in net.heads.state_dict().items()}
-    with whole_folder(place('models', stage.key)) as to:
+    with sealed_folder(place('models', stage.key)) as to:
         encoder.save_pretrained(to/'backbone')
         tok.save_pretrained(to/'backbone')
         save_file(heads, to/'heads.safetensors')
         write_json(to/'stage.json', describe(stage)|dict(log=[], told=[]))
-        seal(to)
 
 
 def digits_of_prediction():

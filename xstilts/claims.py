@@ -7,9 +7,9 @@ __all__ = ['interpreted', 'answer', 'caveats', 'told_once', 'mixed_hardware', 'o
 
 # %% ../nbs/43_claims.ipynb #53937361
 from .models import model
-from .pretraining import SHAPE_KEYS,Shape
 from .realise import LANGS,reviewed
 from .tables import MEAN,Results,at_floor
+from .trainings import SHAPE_KEYS,Shape
 
 # %% ../nbs/43_claims.ipynb #93e96fc1
 def _named(o): return {0:'none', 1:o[0] if o else ''}.get(len(o), f"{', '.join(o[:-1])} and {o[-1]}" if o else '')
