@@ -181,11 +181,11 @@ def test_bad_input_is_one_clear_error(change, words, tmp_path):
 
 
 def test_a_failing_node_does_not_stop_the_rest(tmp_path):
-    "A damaged intermediate: its cells fail and say why, the others are finished, and the report says what is missing."
+    "An intermediate whose lock cannot be taken: its cells fail and say why, the others are finished, and the report says what is missing."
     env = at(tmp_path)
     code = "import sys; from xstilts.study import *; n = plan(load_study(sys.argv[1])); print([k for k,o in n.items() if o.kind=='stage' and 'squad' in k and 'intermediate' in k][0])"
     key = subprocess.run([sys.executable, '-c', code, str(tmp_path/'tiny.yaml')], cwd=root, env=env, capture_output=True, text=True, check=True).stdout.split()[-1]
-    bad = tmp_path/'artifacts'/'models'/key
+    bad = tmp_path/'artifacts'/'work'/f'{key}.lock'
     bad.mkdir(parents=True)
     res = subprocess.run(command(tmp_path, 'run'), cwd=root, env=env, capture_output=True, text=True)
     assert res.returncode==1 and 'Traceback' not in res.stderr, res.stderr

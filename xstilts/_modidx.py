@@ -870,6 +870,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'xstilts.stages._langs': ('stages.html#_langs', 'xstilts/stages.py'),
                                 'xstilts.stages._means': ('stages.html#_means', 'xstilts/stages.py'),
                                 'xstilts.stages._one_class': ('stages.html#_one_class', 'xstilts/stages.py'),
+                                'xstilts.stages._predicted': ('stages.html#_predicted', 'xstilts/stages.py'),
                                 'xstilts.stages._process': ('stages.html#_process', 'xstilts/stages.py'),
                                 'xstilts.stages._retrieve': ('stages.html#_retrieve', 'xstilts/stages.py'),
                                 'xstilts.stages._spaced': ('stages.html#_spaced', 'xstilts/stages.py'),

@@ -648,15 +648,15 @@ def run_cell(cell:Cell, report=None)->Path:
     from xstilts.efficient import ready
     from xstilts.prediction import read_predictions,save_predictions
     to,folder = place('scores', score_key(cell)+'.json'),place('predictions', prediction_key(cell))
-    def found(): return have('scores', to.name) and predicted(cell, read=())
+    def found(): return have('scores', to.name) and _predicted(cell, folder, read=())
     if found(): return to
     ready(cell.runtime)
     began,s = time.monotonic(),stages(cell)
-    for o in s: run_stage(o, report, verify=o is s[-1] and not predicted(cell))
+    for o in s: run_stage(o, report, verify=o is s[-1] and not _predicted(cell, folder))
     if cell.runtime!='torch': run_cell(as_trained(cell), report)
     with lock(score_key(cell)):
         if found(): return to
-        if not predicted(cell):
+        if not _predicted(cell, folder):
             rows = predict_cell(cell)
             with sealed_folder(folder) as d: save_predictions(d, cell.target, rows)
         made = score_cell(cell, read_predictions(folder, cell.target))
@@ -664,21 +664,23 @@ def run_cell(cell:Cell, report=None)->Path:
         write_json(to, made|more, sealed=True)
     return to
 
-def predicted(
-    cell:Cell,
-    read=None,  # as in `store.have`
-)->bool:
-    "Are the predictions of a cell there in all its languages, and undamaged?"
+def _predicted(cell, folder, read=None)->bool:
+    "`predicted`, where the folder is known"
     def damage(folder):
         lacks = [l for l in cell.langs if not (folder/f'{cell.target}.{l}.parquet').is_file()]
         return folder_damage(folder, open_parquets, read) or (f"there is nothing in {' '.join(lacks)}" if lacks else '')
-    return sound(place('predictions', prediction_key(cell)), damage)
+    return sound(folder, damage)
+
+def predicted(cell:Cell)->bool:
+    "Are the predictions of a cell there in all its languages, and undamaged?"
+    return _predicted(cell, place('predictions', prediction_key(cell)))
 
 def predictions_of(cell:Cell)->dict[str,list[dict]]:
     "The predictions of a cell by language: found in the store, or made"
     from xstilts.prediction import read_predictions
-    if not predicted(cell): run_cell(cell)
-    return read_predictions(place('predictions', prediction_key(cell)), cell.target)
+    folder = place('predictions', prediction_key(cell))
+    if not _predicted(cell, folder): run_cell(cell)
+    return read_predictions(folder, cell.target)
 
 # %% ../nbs/31_stages.ipynb #7c1954f6
 def score_cell(cell:Cell, predictions:dict[str,list[dict]])->dict:
