@@ -276,7 +276,7 @@ def test_doctor_finds_nothing_where_nothing_is_wrong(doctor, capsys):
     ('settings.ini', 'kernel_name = python3\n', 'settings.ini', 'no section headers'),
     ('params/models.yaml', 'tiny:\n  layers: 1\n', 'models of your own', "did you mean 'layer'?"),
     ('params/models.yaml', 'tiny: {layer: 1\n', 'models of your own', 'while parsing|models.yaml'),
-    ('params/revisions.lock', 'models: {a', 'revisions', 'revisions.lock cannot be read')])
+    ('params/revisions.lock', 'models: {a', 'revisions', 'not readable as YAML')])
 def test_doctor_finds_what_is_wrong(name, text, row, words, doctor, capsys):
     "One row is bad and says what to do; every row is there."
     from xstilts.cli import CHECKS

@@ -367,7 +367,10 @@ def _notebooks():
 
 def _own_models():
     from xstilts.models import own_models
-    return f'{len(own_models())} rows in models.yaml'
+    found = own_models()
+    faults = found.errors() if hasattr(found, 'errors') else []  # without the file it is a plain dictionary
+    if faults: raise ValueError(f"models.yaml: {'; '.join(faults)}")
+    return f'{len(found)} rows in models.yaml'
 
 def _revisions():
     from xstilts.config import revisions
