@@ -313,6 +313,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'xstilts.files.sound': ('files.html#sound', 'xstilts/files.py'),
                                'xstilts.files.temporary': ('files.html#temporary', 'xstilts/files.py'),
                                'xstilts.files.unreadable': ('files.html#unreadable', 'xstilts/files.py'),
+                               'xstilts.files.warn': ('files.html#warn', 'xstilts/files.py'),
                                'xstilts.files.whole_file': ('files.html#whole_file', 'xstilts/files.py'),
                                'xstilts.files.whole_folder': ('files.html#whole_folder', 'xstilts/files.py')},
             'xstilts.fingerprints': { 'xstilts.fingerprints._files': ('fingerprints.html#_files', 'xstilts/fingerprints.py'),

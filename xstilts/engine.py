@@ -8,13 +8,13 @@ __all__ = ['PRELOAD', 'STARTS', 'FULL', 'JOBS_PER_CORE', 'serve_kernel', 'can_fo
            'failure', 'spoken', 'attempt', 'run_node', 'Order', 'time_left', 'n_jobs', 'Pool', 'Progress', 'run']
 
 # %% ../nbs/33_engine.ipynb #b133daa7
-import asyncio,errno,heapq,json,multiprocessing,os,queue,re,shutil,sys,threading,time,traceback,warnings
+import asyncio,errno,heapq,json,multiprocessing,os,queue,re,shutil,sys,threading,time,traceback
 from collections import Counter
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 from .config import notebook_path,settings,unknown
-from .files import DamageWarning,folder_damage,put_sealed,seal,temporary,unreadable,whole_file
+from .files import folder_damage,put_sealed,seal,temporary,unreadable,warn,whole_file
 from .store import finished,have,lock,open_notebook,place,read_json,sweep,write_json
 from .study import Node
 
@@ -207,7 +207,7 @@ def rendered(
     folder = marker.parent
     if marker.stat().st_size: why = folder_damage(folder, read=(), manifest=marker.name)
     else: why = unreadable(folder/'report.ipynb', open_notebook)
-    if why: warnings.warn(f'the report of {folder.name} was damaged: {why}. It is rendered again', DamageWarning, stacklevel=2)
+    if why: warn(f'the report of {folder.name} was damaged: {why}. It is rendered again')
     return not why
 
 def renew_copies(notebook:Path):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BLOCK', 'SETTLED', 'TEMPORARY', 'MANIFEST', 'file_digest', 'digest_once', 'machine', 'owner', 'temporary',
            'whole_file', 'whole_folder', 'seal', 'seal_of', 'put_sealed', 'sealed_file', 'sealed_folder', 'unreadable',
-           'file_damage', 'open_parquet', 'open_parquets', 'folder_damage', 'DamageWarning', 'held', 'in_store',
+           'file_damage', 'open_parquet', 'open_parquets', 'folder_damage', 'DamageWarning', 'warn', 'held', 'in_store',
            'damaged_room', 'set_aside', 'sound', 'alive', 'abandoned']
 
 # %% ../nbs/00_files.ipynb #3aa844d4
@@ -218,6 +218,12 @@ def _unsealed(folder, opens, read)->str:
 # %% ../nbs/00_files.ipynb #09833a56
 class DamageWarning(UserWarning): "A result in the store was damaged"
 
+_told = {}  # warnings that were shown
+
+def warn(sentence:str):
+    "Warn of damage, once; without the place in the code, which would be published with an executed notebook"
+    warnings.warn_explicit(sentence, DamageWarning, 'xstilts', 0, registry=_told)
+
 @contextmanager
 def held(path:Path):
     "Hold a file as a lock; others who want it wait. A lock dies with its process"
@@ -243,7 +249,7 @@ def set_aside(path:Path, why:str):
     to = next(o for o in (damaged_room()/n for n in names) if not os.path.lexists(o))
     shutil.move(path, to)
     if os.path.lexists(seal_of(path)): shutil.move(seal_of(path), seal_of(to))
-    warnings.warn(f"{in_store(path)} was damaged: {why}. It was moved to {in_store(to)} and is made again where it is needed", DamageWarning, stacklevel=3)
+    warn(f"{in_store(path)} was damaged: {why}. It was moved to {in_store(to)} and is made again where it is needed")
 
 # %% ../nbs/00_files.ipynb #d9d677bc
 def sound(
