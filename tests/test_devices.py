@@ -253,7 +253,7 @@ def test_two_killed_processes_go_on(sharding, tmp_path):
     go = lambda name, step: together(2, RESUMED, tmp_path/name, step, XSTILTS_SHARDING=sharding, XSTILTS_ARTIFACTS=str(tmp_path/'store'))
     for code, _, err in go('a', 0): assert code==0, err[-3000:]
     for step in (3, 9): assert {o[0] for o in go('b', step)}=={-9}
-    assert {o.name for o in next((tmp_path/'b'/'work').glob('checkpoint-*')).iterdir()}=={'net.safetensors', 'optimiser.safetensors', 'state.json'}
+    assert {o.name for o in next((tmp_path/'b'/'work').glob('checkpoint-*')).iterdir()}=={'manifest.json', 'net.safetensors', 'optimiser.safetensors', 'state.json'}
     for code, _, err in go('b', 0): assert code==0, err[-3000:]
     a, b = (tmp_path/o/'made' for o in 'ab')
     for f in ('backbone/model.safetensors', 'heads.safetensors'): assert (a/f).read_bytes()==(b/f).read_bytes(), f

@@ -268,7 +268,7 @@ def test_only_what_a_run_made_is_replaced(fake, store):
     assert not engine.run(graph(node('score-a-00000000'), study(store, 'score-a-00000000')), say=lambda o: None)
     found = sorted(o.relative_to(folder).as_posix() for o in folder.rglob('*') if o.is_file())
     assert found==['.report-demo-01234567', '.study', 'cells/.ipynb_checkpoints/x.ipynb', 'cells/mine.ipynb', 'cells/score-a-00000000.ipynb', 'notes.md', 'report.ipynb', 'study.yaml']
-    assert (folder/'notes.md').read_text()=='old' and (folder/'report.ipynb').read_text()=='{}'
+    assert (folder/'notes.md').read_text()=='old' and (folder/'report.ipynb').read_text()=='{"cells": []}'
 
 
 def test_runs_of_one_study_that_end_together(fake, store):

@@ -17,7 +17,7 @@ STUDY = 'study: a\nreport: 60_intermediate_tasks\ndata: mini\nmodel: {}\ninterme
 def folder(tmp_path, monkeypatch):
     "A checkout of its own, in which nothing is set"
     for o in KEYS.values(): monkeypatch.delenv(o.environment or 'XSTILTS_NONE', raising=False)
-    monkeypatch.setenv('HOME', str(tmp_path/'home'))
+    monkeypatch.setenv('HOME', str(tmp_path/'own'))
     for o in ('params', 'nbs'): (tmp_path/o).mkdir()
     (tmp_path/'nbs'/'60_intermediate_tasks.ipynb').write_text('{}')
     (tmp_path/'settings.ini').write_text('[DEFAULT]\n')
@@ -26,7 +26,7 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('given,means', [
-    ('~/store', '{root}/home/store'), ('~', '{root}/home'), ('$HOME/store', '{root}/home/store'), ('${HOME}/a/${PART}', '{root}/home/a/p'),
+    ('~/store', '{root}/own/store'), ('~', '{root}/own'), ('$HOME/store', '{root}/own/store'), ('${HOME}/a/${PART}', '{root}/own/a/p'),
     ('store', '{root}/store'), ('../store', '{root}/../store'), ('100%/store', '{root}/100%/store'), ('%(data)s', '{root}/%(data)s'), ('a b', '{root}/a b'),
     ('/elsewhere/x', '/elsewhere/x'), ('', '{root}/artifacts'), ('   ', '{root}/artifacts')])
 def test_paths(folder, monkeypatch, given, means):
