@@ -29,7 +29,7 @@ demo: setup
 
 # Library notebooks, then repository checks, end to end and faults
 test: setup
-	cd nbs && OMP_NUM_THREADS=1 ../$(BIN)/nbdev-test --file-re '^[0-4]' --n-workers 2
+	cd nbs && OMP_NUM_THREADS=1 ../$(BIN)/nbdev-test --skip-folder-re '^(templates|studies|tours|bench)$$' --n-workers 2
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
 
 # Before a commit: export, clean, test
@@ -57,7 +57,7 @@ BENCH_large := -p batches 25 -p rows 64 -p repeats 5 -p candidates "1000x1000 20
 bench: setup
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e '.[bench]'
 	mkdir -p artifacts/benchmarks
-	$(foreach s,$(SIZES),OMP_NUM_THREADS=$(THREADS) $(BIN)/papermill --cwd . nbs/90_benchmark.ipynb artifacts/benchmarks/$(s).ipynb \
+	$(foreach s,$(SIZES),OMP_NUM_THREADS=$(THREADS) $(BIN)/papermill --cwd . nbs/bench/90_benchmark.ipynb artifacts/benchmarks/$(s).ipynb \
 	  -p size $(s) -p device $(DEVICE) -p threads $(THREADS) -p folder reports/benchmarks $(BENCH_$(s)) &&) true
 
 # Every study of params/

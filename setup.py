@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-EXECUTED = ('50_stage', '51_cell', '6*')  # templates of nodes, and every report of a study
+EXECUTED = ('templates', 'studies')  # folders of nbs/: templates of nodes, and every report of a study
 
 
 class BuildWithNotebooks(build_py):
@@ -15,7 +15,7 @@ class BuildWithNotebooks(build_py):
         if self.editable_mode: return
         to = Path(self.build_lib)/'xstilts'/'templates'
         to.mkdir(parents=True, exist_ok=True)
-        for notebook in sorted(o for name in EXECUTED for o in Path('nbs').glob(f'{name}.ipynb')): shutil.copyfile(notebook, to/notebook.name)
+        for notebook in sorted(o for name in EXECUTED for o in Path('nbs', name).glob('*.ipynb')): shutil.copyfile(notebook, to/notebook.name)
 
 
 setup(cmdclass=dict(build_py=BuildWithNotebooks))

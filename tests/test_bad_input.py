@@ -4,11 +4,11 @@ import shutil
 
 import pytest
 from safetensors.torch import load_file, save_file
-from xstilts.heads import new_encoder
-from xstilts.models import model
-from xstilts.stages import Cell, run_cell, run_stage, stages
-from xstilts.store import place
-from xstilts.tokens import train_tokenizer
+from xstilts.learn.heads import new_encoder
+from xstilts.catalog.encoders import model
+from xstilts.run.stages import Cell, run_cell, run_stage, stages
+from xstilts.core.store import place
+from xstilts.learn.tokenize import train_tokenizer
 
 FEW = dict(target_train_limit=8, target_max_steps=2, eval_limit=4, languages='de')
 
@@ -43,7 +43,7 @@ def test_the_sound_folder_runs(folder): assert run_cell(cell(folder, target_max_
 
 def test_a_model_that_is_not_on_the_hub(tmp_path, monkeypatch):
     "Named as it stands in the row, with what to do; so far from the network as here."
-    monkeypatch.setattr('xstilts.hub.reachable', lambda: False)
+    monkeypatch.setattr('xstilts.core.hub.reachable', lambda: False)
     (tmp_path/'params').mkdir()
     (tmp_path/'params'/'models.yaml').write_text('gone: {path: nobody/no-such-model, layer: 1}\n')
     (tmp_path/'settings.ini').write_text('[DEFAULT]\nlib_name = x\n')
@@ -77,7 +77,7 @@ def test_inputs_longer_than_the_positions(folder):
 
 def test_sentences_longer_than_the_positions_are_cut(folder, monkeypatch):
     "Retrieval has no length of its own to refuse: texts end where the encoder's positions do."
-    import xstilts.stages as s
+    import xstilts.run.stages as s
     long = lambda rows: tuple(o|dict(text=' '.join([o['text']]*40)) for o in rows)
     real = s.test_rows
     monkeypatch.setattr(s, 'test_rows', lambda *a: long(real(*a)))
@@ -90,7 +90,7 @@ def test_a_gpu_where_there_is_none(folder, monkeypatch):
 
 
 def test_more_processes_than_gpus(folder, monkeypatch):
-    from xstilts.stages import n_devices
+    from xstilts.run.stages import n_devices
     monkeypatch.setattr('torch.cuda.device_count', lambda: 1)
     monkeypatch.setenv('XSTILTS_DEVICES', '4')
     with pytest.raises(ValueError, match='devices is 4, and this machine has 1 GPU: say at most that in settings.ini or XSTILTS_DEVICES'): n_devices()
@@ -99,8 +99,8 @@ def test_more_processes_than_gpus(folder, monkeypatch):
 def test_an_update_that_does_not_fit_is_cut_and_told(folder, monkeypatch):
     "Halved as often as it takes; the weights are those of the whole update to rounding, and the cell's flags say so."
     import torch
-    import xstilts.training as training
-    from xstilts.store import read_json
+    import xstilts.learn.train as training
+    from xstilts.core.store import read_json
     real = training.one_update
     def short(acc, net, opt, micro, *a, **kw):
         if max(len(b['input_ids']) for _, b in micro)>3: raise torch.OutOfMemoryError('pretended')
@@ -117,7 +117,7 @@ def test_an_update_that_does_not_fit_is_cut_and_told(folder, monkeypatch):
 def test_one_example_that_does_not_fit_keeps_the_checkpoint(folder, monkeypatch):
     "Nothing more can be halved: an error that says what to lower; a later run goes on from the checkpoint."
     import torch
-    import xstilts.training as training
+    import xstilts.learn.train as training
     real, seen = training.one_update, []
     def full(*a, **kw):
         if len(seen)>2: raise torch.OutOfMemoryError('pretended')
@@ -134,8 +134,8 @@ def test_one_example_that_does_not_fit_keeps_the_checkpoint(folder, monkeypatch)
 
 def test_a_name_that_would_run_on_a_page(tmp_path):
     "The folder of a model may be called anything; what a page shows of it is text."
-    from xstilts.site import inert
-    from xstilts.tables import show
+    from xstilts.report.site import inert
+    from xstilts.report.tables import show
     import pandas as pd
     named = tmp_path/'<img src=x onerror=alert(1)>'
     new_encoder(9, layers=1, hidden=8, heads=2).save_pretrained(named)

@@ -1,12 +1,12 @@
 """BUCC from files to scores: every gold pair counts, and a repeated sentence is treated as in XTREME's evaluation."""
 import numpy as np
 import pytest
-from xstilts import retrieval
-from xstilts.data import load, test_rows as rows_of_test
-from xstilts.sources import gold_ids
-from xstilts.stages import Cell, prediction_key, run_cell
-from xstilts.store import read_json
-from xstilts.submission import score_folder, write_labels
+from xstilts.evaluate import retrieval
+from xstilts.data.load import load, test_rows as rows_of_test
+from xstilts.data.sources import gold_ids
+from xstilts.run.stages import Cell, prediction_key, run_cell
+from xstilts.core.store import read_json
+from xstilts.evaluate.submission import score_folder, write_labels
 
 CLEAN = [(f'd{i}', f'e{i}') for i in range(5)]
 FOREIGN = {f'd{i}': f'satz {i}' for i in range(5)}|dict(d5='satz 5', d6='satz 5 ')  # the last one is there twice, but for a space
@@ -84,7 +84,7 @@ def test_a_byte_order_mark_is_no_part_of_an_id(folder):
 
 def test_predictions_of_before_are_not_taken(folder, monkeypatch):
     "Rows and settings did not change when the rule did, so the rule is in the key; the miniature repeats no sentence."
-    from xstilts import stages
+    from xstilts.run import stages
     write(folder, 'test', FOREIGN, ENGLISH, CLEAN)
     mini = Cell(model='random:mini', intermediate='none', target='bucc2018', seed=0, settings=dict(languages='de', layer=1))
     now = prediction_key(cell()), prediction_key(mini)

@@ -36,7 +36,7 @@ def planned(tmp_path_factory):
 @pytest.mark.parametrize('verb', ['plan', 'status'])
 def test_a_plan_imports_nothing_heavy(verb, planned):
     "Neither torch, which takes a second, nor what reads tables; only where torch is built for a GPU is it asked for its name."
-    from xstilts.recipe import gpu_build
+    from xstilts.learn.recipe import gpu_build
     heavy = ('transformers', 'pandas', 'datasets', 'scipy', 'papermill')+('torch',)*(not gpu_build())
     code = f"import sys; from xstilts.cli import main; main([{verb!r}, 'small.yaml']); print([o for o in {heavy} if o in sys.modules])"
     env = dict(os.environ, XSTILTS_ARTIFACTS=str(planned/'store'), PYTHONPATH=str(root))
@@ -178,24 +178,24 @@ def test_settings_that_are_none(folder, capsys):
 
 def test_a_bug_of_ours_shows_where(folder, monkeypatch):
     "Only what a user or a machine can do wrong becomes a sentence."
-    import xstilts.study
+    import xstilts.run.study
     def broken(path): raise KeyError('ours')
-    monkeypatch.setattr(xstilts.study, 'load_study', broken)
+    monkeypatch.setattr(xstilts.run.study, 'load_study', broken)
     with pytest.raises(KeyError): main(['plan', 'small'])
 
 
 def test_an_interrupt_is_no_traceback(folder, capsys, monkeypatch):
-    import xstilts.study
+    import xstilts.run.study
     def stop(path): raise KeyboardInterrupt
-    monkeypatch.setattr(xstilts.study, 'load_study', stop)
+    monkeypatch.setattr(xstilts.run.study, 'load_study', stop)
     assert 'interrupted' in refused(capsys, 'plan', 'small', code=130)
 
 
 def test_nobody_answers_the_question(folder, capsys, monkeypatch):
     "Where a download asks and there is no keyboard, nothing is downloaded."
     import io
-    import xstilts.fetch
-    monkeypatch.setattr(xstilts.fetch, 'lots', lambda wanted: [xstilts.fetch.Lot('models', 'a/b', '123', 5, False)])
+    import xstilts.share.fetch
+    monkeypatch.setattr(xstilts.share.fetch, 'lots', lambda wanted: [xstilts.share.fetch.Lot('models', 'a/b', '123', 5, False)])
     monkeypatch.setattr(sys, 'stdin', io.StringIO(''))
     assert main(['data', '--fetch', 'small'])==2
     assert '--yes fetches without asking' in capsys.readouterr().err

@@ -50,7 +50,7 @@ IN_FILE = dict(flip=flip, truncate=truncate, empty=empty, delete=delete)
 OF_FILE = dict(folder_for_file=folder_for_file)
 OF_FOLDER = dict(file_for_folder=file_for_folder, hollow=hollow)
 HEAVY = ('accelerate', 'fastcore.xtras', 'pandas', 'pyarrow.parquet', 'safetensors.torch', 'transformers.models.xlm_roberta.modeling_xlm_roberta',
-    'xstilts.prediction', 'xstilts.stages', 'xstilts.training')  # imported once, before forks
+    'xstilts.evaluate.predict', 'xstilts.run.stages', 'xstilts.learn.train')  # imported once, before forks
 AFTER_ROWS = ('tokens', 'models', 'predictions', 'scores')
 AFTER_TOKENS = ('models', 'predictions', 'scores')
 AFTER_MODEL = ('predictions', 'scores')
@@ -95,8 +95,8 @@ def unseal(store):
 
 def outcome(store):
     "Run the cell in a store: scores, warnings, what was moved aside, and the models there"
-    from xstilts.stages import Cell, run_cell
-    from xstilts.store import read_json
+    from xstilts.run.stages import Cell, run_cell
+    from xstilts.core.store import read_json
     os.environ['XSTILTS_ARTIFACTS'] = str(store)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter('always')
@@ -121,7 +121,7 @@ def forked(work):
 
 def killed_after(store, step):
     "Run the cell and kill it after a checkpoint of its target stage"
-    import xstilts.training as t
+    import xstilts.learn.train as t
     real = t.save_checkpoint
     def stop(folder, n, *a):
         real(folder, n, *a)
@@ -193,7 +193,7 @@ def test_a_store_of_an_earlier_version_is_used_and_sealed(outcomes):
 @pytest.fixture
 def store(outcomes, tmp_path, monkeypatch):
     "A finished store, and a rendered study of one page"
-    from xstilts.files import put_sealed, seal
+    from xstilts.core.files import put_sealed, seal
     shutil.copytree(outcomes['folder']/'whole', tmp_path/'artifacts')
     monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path/'artifacts'))
     monkeypatch.setenv('XSTILTS_REPORTS', str(tmp_path/'reports'))
@@ -226,11 +226,11 @@ UNDONE = {  # what is damaged -> kind of node, file, damage, what is moved aside
 
 
 @pytest.mark.parametrize('what', UNDONE)
-@pytest.mark.filterwarnings('ignore::xstilts.files.DamageWarning')
+@pytest.mark.filterwarnings('ignore::xstilts.core.files.DamageWarning')
 def test_a_damaged_node_is_not_done(what, store):
     "So the next run does its work again."
-    from xstilts.engine import done
-    from xstilts.study import Node
+    from xstilts.run.engine import done
+    from xstilts.run.study import Node
     kind, where, damage, moved = UNDONE[what]
     result = next(store.glob(RESULTS[kind]))
     node = Node(kind=kind, key='made', title='made', notebook='', params={}, result=result)
@@ -255,7 +255,7 @@ languages: de
 def test_a_log_that_is_cut_off_is_named(verb, code, store, capsys):
     "The node counts as not tried yet; its log is moved aside."
     from xstilts.cli import main
-    from xstilts.study import load_study, plan
+    from xstilts.run.study import load_study, plan
     (store/'tiny.yaml').write_text(STUDY)
     key = next(iter(plan(load_study(store/'tiny.yaml'))))
     log = store/'artifacts'/'logs'/f'{key}.json'

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from mirrors import repository
-from xstilts.data import load, row_print, source_print, task_of, text_print
-from xstilts.pretraining import Shape
-from xstilts.recipe import Recipe
-from xstilts.stages import Stage, _stage_key
+from xstilts.data.load import load, row_print, source_print, task_of, text_print
+from xstilts.learn.mlm import Shape
+from xstilts.learn.recipe import Recipe
+from xstilts.run.stages import Stage, _stage_key
 
 PLAIN = dict(context='The Spree flows through Berlin.', answers=dict(text=['Berlin'], answer_start=[24]))
 

@@ -16,8 +16,8 @@ CPU = dict(CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
 two_cores = pytest.mark.skipif(os.cpu_count()<2, reason='two processes need two cores')
 CODE = """
 import json, sys
-from xstilts.stages import Cell, predict_cell, run_stage, stages
-from xstilts.store import read_json
+from xstilts.run.stages import Cell, predict_cell, run_stage, stages
+from xstilts.core.store import read_json
 given = dict(target_train_limit=70, target_epochs=2, target_dropout=0., target_eval_steps=3, target_eval_rows=20, target_eps=1e-4, eval_limit=4, languages='en')  # eps: Adam makes whole steps of gradients that are nothing but rounding
 cell = Cell(model='mini-s', intermediate='none', target=sys.argv[2], seed=0, settings=given|json.loads(sys.argv[1]))
 seen = []
@@ -101,7 +101,7 @@ def test_a_number_of_devices_that_is_none(tmp_path):
 
 KEPT = """
 import resource, torch
-from xstilts.devices import kept_memory
+from xstilts.learn.devices import kept_memory
 def faults():
     "Pages that a block asks for where a larger one was freed before"
     for mb in (200, 100):
@@ -127,10 +127,10 @@ import torch
 from safetensors.torch import save_file
 sys.path.insert(0, 'tests')
 from test_families import FAMILIES, LENGTH, WITH_MLM, Lines, logits, parts, rows, toy_tokenizer
-from xstilts.heads import first_position
-from xstilts.tasks import tasks
-from xstilts.tokens import encode
-from xstilts.training import Recipe, TaskFeed, WithMLM, train, first, whole
+from xstilts.learn.heads import first_position
+from xstilts.catalog.tasks import tasks
+from xstilts.learn.tokenize import encode
+from xstilts.learn.train import Recipe, TaskFeed, WithMLM, train, first, whole
 to, logs = Path(sys.argv[1]), {}
 def folder(name, specials, one, two, names, config, cls):
     "A toy of a family, one for each process; before they know of each other, since transformers lets one write for all"
@@ -191,9 +191,9 @@ import torch
 from safetensors.torch import save_file
 sys.path.insert(0, 'tests')
 from test_families import FAMILIES, rows, toy_tokenizer
-from xstilts.tasks import tasks
-from xstilts.text2text import TextFeed, TextNet, encode_text, seq2seq, write
-from xstilts.training import Recipe, first, train, whole
+from xstilts.catalog.tasks import tasks
+from xstilts.learn.text2text import TextFeed, TextNet, encode_text, seq2seq, write
+from xstilts.learn.train import Recipe, first, train, whole
 to = Path(sys.argv[1])
 at = str(to/f"mt5{os.environ.get('RANK', 0)}")
 specials, one, two, names, config, cls = FAMILIES['mt5']
@@ -233,8 +233,8 @@ def test_a_model_that_writes_can_be_sharded(tmp_path):
 RESUMED = """
 import os, sys
 from pathlib import Path
-import xstilts.training as t
-from xstilts.stages import Cell, make_stage, stages
+import xstilts.learn.train as t
+from xstilts.run.stages import Cell, make_stage, stages
 c = Cell(model='mini-s', intermediate='none', target='udpos', seed=3, settings=dict(target_train_limit=60, target_batch_size=7, target_epochs=2, target_checkpoint_steps=2, target_eval_steps=3, target_eval_rows=20, target_select='best'))
 step, real = int(sys.argv[2]), t.save_checkpoint
 def stop(folder, n, *a):

@@ -3,7 +3,7 @@
 Every kind starts from inputs that are the same on every processor: rows of the miniature, the shipped encoder, heads drawn by numpy. Nothing is compared after a long training,
 where rounding differences between processors grow. `TOLERANCE` is ten times the largest difference between instruction sets that `python tests/test_digits.py drift` measured.
 
-After a change that is meant to move digits: raise the version in `nbs/30_store.ipynb`, export, and run `python tests/test_digits.py`."""
+After a change that is meant to move digits: raise the version in `nbs/core/25_store.ipynb`, export, and run `python tests/test_digits.py`."""
 import json
 import os
 import subprocess
@@ -16,8 +16,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from xstilts import metrics
-from xstilts.store import VERSIONS
+from xstilts.evaluate import metrics
+from xstilts.core.store import VERSIONS
 
 GOLDEN = Path(__file__).with_name('digits.json')
 TOLERANCE = 5e-5  # relative; see the first lines
@@ -31,10 +31,10 @@ STEPS = dict(epochs=3, batch_size=16, train_limit=16, dropout=0., lr=1e-3, eval_
 
 def digits_of_tokens():
     "Sums over ids and positions of some rows: whole numbers."
-    from xstilts.data import test_rows, train_rows
-    from xstilts.stages import load_encoder
-    from xstilts.tasks import tasks
-    from xstilts.tokens import encode
+    from xstilts.data.load import test_rows, train_rows
+    from xstilts.run.stages import load_encoder
+    from xstilts.catalog.tasks import tasks
+    from xstilts.learn.tokenize import encode
     _, tok = load_encoder(None, 'mini')
     rows = {o: train_rows('mini', o, 20) for o in ('mnli', 'squad_v1', 'udpos')}
     rows['tatoeba'] = test_rows('mini', 'tatoeba', 'ja', 20)
@@ -60,31 +60,31 @@ def batches_seen():
 
 def digits_of_training(stage):
     "The loss before each update and the batches of a stage."
-    from xstilts.stages import run_stage
-    from xstilts.store import read_json
+    from xstilts.run.stages import run_stage
+    from xstilts.core.store import read_json
     with batches_seen() as seen: made = read_json(run_stage(stage)/'stage.json')
     return dict(loss=[o['loss'] for o in made['log']], batches=seen)
 
 
 def pretraining():
-    from xstilts.pretraining import Shape
-    from xstilts.recipe import Recipe
-    from xstilts.stages import Stage
+    from xstilts.learn.mlm import Shape
+    from xstilts.learn.recipe import Recipe
+    from xstilts.run.stages import Stage
     shape = Shape(langs='en ja', documents=80, vocab=600, layers=1, hidden=16, heads=2, rows=8, split=.5)
     return Stage(kind='pretrain', model='toy', shape=shape, recipe=Recipe(lr=1e-2, max_steps=1, dropout=0., max_length=128))
 
 
 def intermediate():
     "Three updates on two tasks from the shipped encoder."
-    from xstilts.recipe import Recipe
-    from xstilts.stages import Stage
+    from xstilts.learn.recipe import Recipe
+    from xstilts.run.stages import Stage
     steps = STEPS|dict(epochs=1, train_limit=48, eval_steps=2)
     return Stage(kind='intermediate', model='mini', tasks=('mnli', 'squad_v1'), seed=3, recipe=Recipe(max_length=128, freeze=True, reset_positions=True, **steps))
 
 
 def target(task='udpos', **more):
-    from xstilts.recipe import Recipe
-    from xstilts.stages import Stage
+    from xstilts.learn.recipe import Recipe
+    from xstilts.run.stages import Stage
     return Stage(kind='target', model='mini', tasks=(task,), seed=3, recipe=Recipe(max_length=128, reset_positions=True, **STEPS|more))
 
 
@@ -92,11 +92,11 @@ def committed_stage(cell):
     "Puts the shipped encoder with heads drawn by numpy where the target stage of a cell is looked for."
     import torch
     from safetensors.torch import save_file
-    from xstilts.data import task_of
-    from xstilts.heads import Net
-    from xstilts.stages import describe, load_encoder, stages
-    from xstilts.files import sealed_folder
-    from xstilts.store import place, write_json
+    from xstilts.data.load import task_of
+    from xstilts.learn.heads import Net
+    from xstilts.run.stages import describe, load_encoder, stages
+    from xstilts.core.files import sealed_folder
+    from xstilts.core.store import place, write_json
     stage = stages(cell)[-1]
     encoder, tok = load_encoder(None, 'mini')
     net = Net(encoder, [replace(task_of('mini', cell.target), name=stage.tasks[0])])
@@ -111,7 +111,7 @@ def committed_stage(cell):
 
 def digits_of_prediction():
     "Probabilities, scores of spans and nearest neighbours in two languages."
-    from xstilts.stages import Cell, predict_cell
+    from xstilts.run.stages import Cell, predict_cell
     res = {}
     for name in (*PREDICTED, 'tatoeba'):
         cell = Cell(model='mini', intermediate='none', target=name, seed=0, settings=dict(eval_limit=6, target_train_limit=8, languages='de ja'))
@@ -186,7 +186,7 @@ def golden(kind): return json.loads(GOLDEN.read_text())[kind]
 def test_digits(kind):
     assert golden(kind)['version']==VERSIONS[kind], f"{kind} has a new version: run `python tests/test_digits.py` to write its digits"
     off = max(differences(golden(kind)['digits'], computed(kind)))
-    assert off<=TOLERANCE, f"the digits of {kind} moved by {off:.1e}: was that meant? Then raise its version in nbs/30_store.ipynb and write them again"
+    assert off<=TOLERANCE, f"the digits of {kind} moved by {off:.1e}: was that meant? Then raise its version in nbs/core/25_store.ipynb and write them again"
 
 
 @pytest.mark.parametrize('name', OTHER_PROCESSORS)
@@ -204,7 +204,7 @@ def test_every_metric_has_digits(): assert set(scores())==set(metrics.metrics)
 
 def flip_a_mask_bit(monkeypatch):
     "The first piece of the first example of a batch is hidden."
-    from xstilts import batches
+    from xstilts.learn import batches
     plain = batches.collate
 
     def collate(*args, **kw):
@@ -212,20 +212,20 @@ def flip_a_mask_bit(monkeypatch):
         res['attention_mask'][0, 1] = 0
         return res
     monkeypatch.setattr(batches, 'collate', collate)
-    monkeypatch.setattr('xstilts.training.collate', collate)
+    monkeypatch.setattr('xstilts.learn.train.collate', collate)
 
 
 def wrong_padding_id(monkeypatch):
-    from xstilts import batches
+    from xstilts.learn import batches
     plain = batches.collate
     collate = lambda enc, ix, pad, *args, **kw: plain(enc, ix, pad+1, *args, **kw)
     monkeypatch.setattr(batches, 'collate', collate)
-    monkeypatch.setattr('xstilts.training.collate', collate)
+    monkeypatch.setattr('xstilts.learn.train.collate', collate)
 
 
 def swap_a_label(monkeypatch):
     "Two words of one training sentence change their tags."
-    from xstilts import stages
+    from xstilts.run import stages
     plain = stages.train_rows
 
     def train_rows(*args, **kw):

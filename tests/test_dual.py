@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from xstilts.config import settings
-from xstilts.data import load, train_rows
-from xstilts.export import export_cell
-from xstilts.heads import Net, backbone, new_encoder
-from xstilts.metrics import score
-from xstilts.prediction import read_predictions
-from xstilts.retrieval import embed_dual, rank_answers, searchable
-from xstilts.sources import usable
-from xstilts.stages import Cell, _stage_key, data_print, load_encoder, predict_cell, prediction_key, run_cell, run_stage, score_key, stages, told_of_data
-from xstilts.store import place, read_json
-from xstilts.submission import score_folder
-from xstilts.tasks import tasks
-from xstilts.tokens import encode_dual, query_answer, sentences
-from xstilts.training import Recipe, TaskFeed, train
+from xstilts.core.config import settings
+from xstilts.data.load import load, train_rows
+from xstilts.share.export import export_cell
+from xstilts.learn.heads import Net, backbone, new_encoder
+from xstilts.evaluate.metrics import score
+from xstilts.evaluate.predict import read_predictions
+from xstilts.evaluate.retrieval import embed_dual, rank_answers, searchable
+from xstilts.data.sources import usable
+from xstilts.run.stages import Cell, _stage_key, data_print, load_encoder, predict_cell, prediction_key, run_cell, run_stage, score_key, stages, told_of_data
+from xstilts.core.store import place, read_json
+from xstilts.evaluate.submission import score_folder
+from xstilts.catalog.tasks import tasks
+from xstilts.learn.tokenize import encode_dual, query_answer, sentences
+from xstilts.learn.train import Recipe, TaskFeed, train
 
 mirror = pytest.mark.skipif(not settings().mirror.is_dir(), reason='no mirror of real data here: set XSTILTS_MIRROR')
 CITIES = dict(Berlin='Spree', Ulm='Danube', Bonn='Rhine', Turin='Po', Rome='Tiber', Cairo='Nile', Porto='Douro', Lyon='Rhone')

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from xstilts.data import test_rows as items, train_rows
-from xstilts.efficient import EXTRA, compared, run_by
-from xstilts.heads import Net, first_position
-from xstilts.stages import Cell, load_encoder, prediction_key, run_cell
-from xstilts.store import place, read_json
-from xstilts.tasks import tasks
-from xstilts.tokens import encode
-from xstilts.training import Recipe, TaskFeed, train
+from xstilts.data.load import test_rows as items, train_rows
+from xstilts.evaluate.runtimes import EXTRA, compared, run_by
+from xstilts.learn.heads import Net, first_position
+from xstilts.run.stages import Cell, load_encoder, prediction_key, run_cell
+from xstilts.core.store import place, read_json
+from xstilts.catalog.tasks import tasks
+from xstilts.learn.tokenize import encode
+from xstilts.learn.train import Recipe, TaskFeed, train
 
 needs_onnx = pytest.mark.skipif(any(importlib.util.find_spec(o) is None for o in EXTRA), reason="needs the extra: pip install 'xstilts[onnx]'")
 

@@ -3,13 +3,13 @@ import json
 from importlib.resources import files
 
 import pytest
-from xstilts.models import model, own_models
-from xstilts.pretraining import Shape, pretrain
-from xstilts.stages import Cell, load_encoder, pretraining
-from xstilts.training import Recipe
+from xstilts.catalog.encoders import model, own_models
+from xstilts.learn.mlm import Shape, pretrain
+from xstilts.run.stages import Cell, load_encoder, pretraining
+from xstilts.learn.train import Recipe
 
 SHIPPED = ('mini', 'mini-s')
-folder = lambda name: files('xstilts').joinpath('data', f'{name}-encoder')
+folder = lambda name: files('xstilts').joinpath('assets', f'{name}-encoder')
 
 
 def test_all_together_are_small():

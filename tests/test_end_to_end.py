@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from xstilts.core.config import notebook_path
 
 root = Path(__file__).parents[1]
 xstilts = Path(sys.executable).parent/'xstilts'
@@ -104,7 +105,7 @@ def test_a_mean_that_is_not_there_counts_nothing(what, why, whole):
 def test_template_runs_by_plain_papermill(name, whole, tmp_path):
     "As JupyterLab runs it: from the folder of the notebooks, on a fresh kernel, with its own defaults; the study on one that is in the store."
     params = ['-p', 'study', str(whole/'tiny.yaml')] if name[0]=='6' else []
-    res = subprocess.run([sys.executable, '-m', 'papermill', '-k', 'python3', f'{name}.ipynb', str(tmp_path/'out.ipynb'), *params], cwd=root/'nbs', env=at(whole if params else tmp_path), capture_output=True, text=True)
+    res = subprocess.run([sys.executable, '-m', 'papermill', '-k', 'python3', str(notebook_path(name)), str(tmp_path/'out.ipynb'), *params], cwd=root/'nbs', env=at(whole if params else tmp_path), capture_output=True, text=True)
     assert res.returncode==0, res.stderr[-2000:]
 
 
@@ -138,14 +139,14 @@ def test_stage_killed_between_updates(cell, tmp_path):
     code = f"cell = {cell!r}" + """
 import os, sys
 os.environ['XSTILTS_ARTIFACTS'] = sys.argv[1]
-import xstilts.stages as s
-from xstilts.stages import Cell, run_stage, stages
-from xstilts.store import read_json
+import xstilts.run.stages as s
+from xstilts.run.stages import Cell, run_stage, stages
+from xstilts.core.store import read_json
 s.MLM_DOCUMENTS = 200
 c = Cell(model='mini', seed=3, **cell)
 step = int(sys.argv[2])
 if step:
-    import xstilts.training as t
+    import xstilts.learn.train as t
     real = t.save_checkpoint
     def stop(folder, n, *a):
         real(folder, n, *a)
@@ -183,7 +184,7 @@ def test_bad_input_is_one_clear_error(change, words, tmp_path):
 def test_a_failing_node_does_not_stop_the_rest(tmp_path):
     "An intermediate whose lock cannot be taken: its cells fail and say why, the others are finished, and the report says what is missing."
     env = at(tmp_path)
-    code = "import sys; from xstilts.study import *; n = plan(load_study(sys.argv[1])); print([k for k,o in n.items() if o.kind=='stage' and 'squad' in k and 'intermediate' in k][0])"
+    code = "import sys; from xstilts.run.study import *; n = plan(load_study(sys.argv[1])); print([k for k,o in n.items() if o.kind=='stage' and 'squad' in k and 'intermediate' in k][0])"
     key = subprocess.run([sys.executable, '-c', code, str(tmp_path/'tiny.yaml')], cwd=root, env=env, capture_output=True, text=True, check=True).stdout.split()[-1]
     bad = tmp_path/'artifacts'/'work'/f'{key}.lock'
     bad.mkdir(parents=True)

@@ -15,10 +15,10 @@ import nbformat
 import pytest
 from jupyter_client.kernelspec import NoSuchKernel
 
-from xstilts import cli, engine, site
-from xstilts.stages import stages
-from xstilts.store import place, read_json
-from xstilts.study import Node, cells, load_study, plan
+from xstilts import cli; from xstilts.run import engine; from xstilts.report import site
+from xstilts.run.stages import stages
+from xstilts.core.store import place, read_json
+from xstilts.run.study import Node, cells, load_study, plan
 
 root = Path(__file__).parents[1]
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -146,7 +146,7 @@ def test_a_kernel_that_dies_while_it_starts_fails_its_node(store, monkeypatch):
 WARM = """
 import os, sys, threading, time
 from multiprocessing import forkserver
-from xstilts import engine
+from xstilts.run import engine
 engine.PRELOAD = ['slow']
 killed = []
 def kill():
@@ -374,7 +374,7 @@ def test_a_training_that_an_earlier_version_executed_is_found_by_its_key(store):
 
 def test_an_unknown_training_is_refused():
     "By the notebook, before any data is read"
-    nb = nbformat.read(root/'nbs'/'50_stage.ipynb', as_version=4)
+    nb = nbformat.read(root/'nbs'/'templates'/'50_stage.ipynb', as_version=4)
     first,second = [o.source for o in nb.cells if o.cell_type=='code'][:2]
     space = {}
     exec(first, space)

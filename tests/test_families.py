@@ -8,16 +8,16 @@ import torch
 import transformers as t
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from xstilts.batches import budgeted, collate
-from xstilts.efficient import EXTRA, run_by
-from xstilts.heads import Net, backbone, first_position, fits, longest, tokenizer
-from xstilts.hfexport import CLASSES, difference, refusal, stock
-from xstilts.mini import rows
-from xstilts.models import model
-from xstilts.retrieval import embed
-from xstilts.tasks import tasks
-from xstilts.tokens import encode
-from xstilts.training import Recipe, TaskFeed, train
+from xstilts.learn.batches import budgeted, collate
+from xstilts.evaluate.runtimes import EXTRA, run_by
+from xstilts.learn.heads import Net, backbone, first_position, fits, longest, tokenizer
+from xstilts.share.hub_folders import CLASSES, difference, refusal, stock
+from xstilts.mini.rows import rows
+from xstilts.catalog.encoders import model
+from xstilts.evaluate.retrieval import embed
+from xstilts.catalog.tasks import tasks
+from xstilts.learn.tokenize import encode
+from xstilts.learn.train import Recipe, TaskFeed, train
 
 HEADS = dict(pair='mnli', tags='panx', span='squad_v1', score='stsb', choice='csqa')  # kind -> a task of it
 SIZE = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
@@ -175,8 +175,8 @@ def test_dropout_is_set_everywhere(family, folders):
 def test_whole_cells_run(family, folders, tmp_path, monkeypatch):
     "Trained, predicted and scored through the store, from the folder and from random weights."
     monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path))
-    from xstilts.stages import Cell, run_cell
-    from xstilts.store import read_json
+    from xstilts.run.stages import Cell, run_cell
+    from xstilts.core.store import read_json
     few = dict(target_train_from='dev', target_train_limit=12, target_max_steps=2, target_max_length=LENGTH, eval_limit=3, languages='de ja')
     for name in (folders[family], f'random:{folders[family]}'):
         scores = read_json(run_cell(Cell(model=name, intermediate='none', target='xquad' if name.startswith('random') else 'xnli', seed=0, settings=few)))['scores']
@@ -221,12 +221,12 @@ def test_a_pipeline_says_what_the_head_says(family, folders, tmp_path):
 def test_a_model_that_writes_runs_as_a_cell(target, folders, tmp_path, monkeypatch):
     "After an intermediate task, through the store; what cannot be read is told, and nothing is shared with the encoder's cells."
     monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path))
-    from xstilts.stages import Cell, Stage, run_cell, score_key, stages
-    from xstilts.store import place, read_json
+    from xstilts.run.stages import Cell, Stage, run_cell, score_key, stages
+    from xstilts.core.store import place, read_json
     few = dict(target_train_from='dev', target_train_limit=8, target_max_steps=2, intermediate_train_from='dev', intermediate_train_limit=8, intermediate_max_steps=2, eval_limit=2, languages='de ja')
     phase = 'pawsx' if target=='xnli' else 'none'
     cell = Cell(model=folders['mt5'], intermediate=phase, target=target, seed=0, settings=dict(few, head='text2text', target_max_length=64, intermediate_max_length=64))
-    monkeypatch.setattr('xstilts.text2text.TARGET', dict(pair=4, tags=8, span=8))
+    monkeypatch.setattr('xstilts.learn.text2text.TARGET', dict(pair=4, tags=8, span=8))
     got = read_json(run_cell(cell))
     assert set(got['scores'])=={'de', 'ja'} and any('could not be read' in o for o in got['flags'])
     model_folder = place('models', got['stages'][-1])
@@ -314,9 +314,9 @@ def test_onnx_says_the_same(family, kind, folders):
 def test_modelling_goes_on_with_any_tokenizer(family, folders, tmp_path, monkeypatch):
     "Masked language modelling among the updates of a stage, whatever the tokenizer puts around a text and calls it."
     monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path))
-    monkeypatch.setattr('xstilts.stages.MLM_DOCUMENTS', 20)
-    from xstilts.stages import Cell, run_stage, stages
-    from xstilts.store import read_json
+    monkeypatch.setattr('xstilts.run.stages.MLM_DOCUMENTS', 20)
+    from xstilts.run.stages import Cell, run_stage, stages
+    from xstilts.core.store import read_json
     few = dict(target_train_from='dev', target_train_limit=8, target_max_steps=4, target_max_length=64, target_mlm_rate=.5, target_mlm_languages='en')
     log = read_json(run_stage(stages(Cell(model=folders[family], intermediate='none', target='xnli', seed=0, settings=few))[-1])/'stage.json')['log']
     assert np.isfinite([o['loss'] for o in log]).all()

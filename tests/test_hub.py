@@ -2,7 +2,7 @@
 import datasets
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
-from xstilts import data, sources
+from xstilts.data import load as data; from xstilts.data import sources
 
 MNLI = ClassLabel(names=['entailment', 'neutral', 'contradiction'])
 PAIRS = Features(premise=Value('string'), hypothesis=Value('string'), label=MNLI)
@@ -22,7 +22,7 @@ def hub(monkeypatch):
         if repo=='allenai/social_i_qa': raise RuntimeError('Dataset scripts are no longer supported, but found social_i_qa.py')
         raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{repo}' doesn't exist on the Hub or cannot be accessed.")
     monkeypatch.setattr(datasets, 'load_dataset', load_dataset)
-    monkeypatch.setattr('xstilts.hub.reachable', lambda: True)
+    monkeypatch.setattr('xstilts.core.hub.reachable', lambda: True)
     sources._whole.cache_clear()
     data.load.cache_clear()
     yield

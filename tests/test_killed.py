@@ -11,9 +11,9 @@ import pytest
 root = Path(__file__).parent.parent
 KILLED = """
 import json, os, random, sys
-import xstilts.training as t
-from xstilts.stages import Cell, run_stage, stages
-from xstilts.store import read_json
+import xstilts.learn.train as t
+from xstilts.run.stages import Cell, run_stage, stages
+from xstilts.core.store import read_json
 import safetensors.torch, transformers
 moments = json.loads(sys.argv[2])  # the kill comes with the n-th of these events
 cell = Cell(model='mini-s', intermediate='none', target='xcopa', seed=3, settings=json.loads(sys.argv[1]))

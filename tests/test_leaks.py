@@ -2,11 +2,11 @@
 import os
 
 import pytest
-from xstilts.data import load
-from xstilts.mini import MAKERS, SIZES
-from xstilts.realise import LANGS
-from xstilts.shallow import card
-from xstilts.tasks import tasks, train_task
+from xstilts.data.load import load
+from xstilts.mini.rows import MAKERS, SIZES
+from xstilts.mini.grammars import LANGS
+from xstilts.data.partial_input import card
+from xstilts.catalog.tasks import tasks, train_task
 
 MARGIN = 8.  # points; the standard error of 600 items is 2
 
@@ -57,7 +57,7 @@ def test_the_world_is_a_pure_function_of_its_seed():
     "Not of the order in which a process happens to keep strings."
     import subprocess
     import sys
-    code = ("import hashlib; from xstilts.mini import rows; "
+    code = ("import hashlib; from xstilts.mini.rows import rows; "
             "print(hashlib.md5(repr([rows(o, 'dev', 'tr', limit=240) for o in ('xnli', 'pawsx', 'qqp', 'squad_v2', 'csqa', 'cosmosqa', 'hellaswag', 'xcopa', 'panx', 'stsb')]).encode()).hexdigest())")
     said = {subprocess.run([sys.executable, '-c', code], env=os.environ|{'PYTHONHASHSEED': o}, capture_output=True, text=True, check=True).stdout for o in ('1', '2')}
     assert len(said)==1

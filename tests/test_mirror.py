@@ -7,10 +7,10 @@ from functools import cache
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from xstilts.config import settings
-from xstilts.data import fingerprint, left_out, load, overlap, row_print, test_rows as rows_of_test
-from xstilts.sources import MIRROR_TEST, SOURCES, _part, _their_split, plain_text, split_names
-from xstilts.tasks import COLUMNS as TASK_COLUMNS, tasks
+from xstilts.core.config import settings
+from xstilts.data.load import fingerprint, left_out, load, overlap, row_print, test_rows as rows_of_test
+from xstilts.data.sources import MIRROR_TEST, SOURCES, _part, _their_split, plain_text, split_names
+from xstilts.catalog.tasks import COLUMNS as TASK_COLUMNS, tasks
 
 pytestmark = pytest.mark.skipif(not settings().mirror.is_dir(), reason='no mirror of real data here: set XSTILTS_MIRROR')
 COLUMNS = {k: {*v.split()} for k, v in TASK_COLUMNS.items()}
@@ -137,8 +137,8 @@ def test_text_of_the_mirror_may_be_published():
 
 def test_a_majority_answer_of_what_really_trains():
     "Where another split trains, as MNLI's validation set for XNLI here, its most frequent class is the floor."
-    from xstilts.stages import Cell
-    from xstilts.tables import majority
+    from xstilts.run.stages import Cell
+    from xstilts.report.tables import majority
     cell = Cell(model='random:mini', intermediate='none', target='xnli', seed=0, data='mirror', settings=dict(target_train_from='mnli:validation_matched', eval_limit=300, languages='de sw'))
     got = majority(cell)
     assert got.keys()=={'de', 'sw'} and got['de']==got['sw'] and 25<got['de']<42

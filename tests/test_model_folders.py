@@ -9,11 +9,11 @@ import time
 import tracemalloc
 
 import pytest
-from xstilts.heads import backbone, new_encoder, tokenizer
-from xstilts.hub import content_print
-from xstilts.models import Model
-from xstilts.stages import Cell, prediction_key, score_key, stages
-from xstilts.tokens import train_tokenizer
+from xstilts.learn.heads import backbone, new_encoder, tokenizer
+from xstilts.core.hub import content_print
+from xstilts.catalog.encoders import Model
+from xstilts.run.stages import Cell, prediction_key, score_key, stages
+from xstilts.learn.tokenize import train_tokenizer
 
 FEW = dict(intermediate_train_limit=8, target_train_limit=8, eval_limit=4, languages='de', target_max_length=64)
 
@@ -81,8 +81,8 @@ def test_an_id_of_the_hub_that_a_row_has_is_that_row():
 def test_only_words_that_got_their_spaces_have_other_keys(monkeypatch):
     "Tagged sentences have other keys in families whose pieces begin with the space; nothing else has."
     tagged, pairs = keys('mmbert-base', target='udpos', intermediate='none'), keys('mmbert-base', intermediate='none')
-    monkeypatch.setattr('xstilts.stages.SPACED', ())
-    from xstilts.stages import _stage_key
+    monkeypatch.setattr('xstilts.run.stages.SPACED', ())
+    from xstilts.run.stages import _stage_key
     _stage_key.cache_clear()
     assert not set(tagged)&set(keys('mmbert-base', target='udpos', intermediate='none'))
     assert pairs==keys('mmbert-base', intermediate='none')
@@ -166,7 +166,7 @@ def test_a_folder_that_is_refused(spoil, folder, monkeypatch):
     spoil(folder)
     def ask(*_): raise AssertionError('somebody was asked')
     monkeypatch.setattr('builtins.input', ask)
-    monkeypatch.setattr('xstilts.models.own_models', lambda *_: dict(ours=Model(name='ours', path=str(folder))))
+    monkeypatch.setattr('xstilts.catalog.encoders.own_models', lambda *_: dict(ours=Model(name='ours', path=str(folder))))
     for attempt, name in ((keys, folder), (keys, 'ours'), (backbone, str(folder)), (tokenizer, str(folder))):
         with pytest.raises(ValueError, match=BAD[spoil]) as e: attempt(name)
         assert '\n' not in str(e.value)
@@ -217,5 +217,5 @@ def test_what_was_fetched_is_read_without_a_network(tmp_path):
     (snapshot/'README.md').write_text(f'---\n{configs}---\n')
     row = dict(premise='It rained.', choice1='I got wet.', choice2='I ate.', question='effect', idx=0, label=0)
     pq.write_table(pa.Table.from_pylist([row]), snapshot/'copa'/'train-0.parquet')
-    res, _ = offline(tmp_path, "from xstilts.data import load; print(load('hub', 'copa', 'train')[0]['choices'])")
+    res, _ = offline(tmp_path, "from xstilts.data.load import load; print(load('hub', 'copa', 'train')[0]['choices'])")
     assert res.stdout.strip()=="['I got wet.', 'I ate.']", res.stderr[-2000:]

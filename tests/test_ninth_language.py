@@ -3,8 +3,8 @@ import re
 from pathlib import Path
 
 import pytest
-from xstilts import meanings, realise
-from xstilts.meanings import NP, POS, Event, concepts, sound
+from xstilts.mini import meanings; from xstilts.mini import grammars as realise
+from xstilts.mini.meanings import NP, POS, Event, concepts, sound
 
 root = Path(__file__).parents[1]
 section = re.search(r'^## Adding a language\n(.+?)^## ', (root/'CONTRIBUTING.md').read_text(encoding='utf-8'), re.S|re.M)[1]

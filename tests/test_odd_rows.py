@@ -5,9 +5,9 @@ import math
 import pytest
 from datasets import ClassLabel, Features, List, Value
 from mirrors import repository
-from xstilts.data import left_out, load
-from xstilts.sources import SOURCES, _their_split, plain_text
-from xstilts.tasks import tasks
+from xstilts.data.load import left_out, load
+from xstilts.data.sources import SOURCES, _their_split, plain_text
+from xstilts.catalog.tasks import tasks
 
 # A sound row of each task that is tried, in the columns of its repository
 ANSWER = dict(text=['Berlin'], answer_start=[24])

@@ -7,9 +7,9 @@ import pytest
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
-from xstilts.prediction import answers, best_spans
-from xstilts.tokens import encode_span, encode_tags, train_tokenizer
-from xstilts.tasks import tasks
+from xstilts.evaluate.predict import answers, best_spans
+from xstilts.learn.tokenize import encode_span, encode_tags, train_tokenizer
+from xstilts.catalog.tasks import tasks
 
 SPECIALS = ['<s>', '<pad>', '</s>', '<unk>']
 TRAINED = dict(special_tokens=SPECIALS, show_progress=False)

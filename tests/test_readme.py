@@ -24,14 +24,14 @@ def test_ten_lines_run(tmp_path):
 
 def test_the_study_shown_is_sound(tmp_path):
     "The YAML of the README passes every check, but for what is not here: the mirror."
-    from xstilts.study import check
+    from xstilts.run.study import check
     f = tmp_path/'mine.yaml'
     f.write_text(re.search(r'```yaml\n(.+?)```', readme, re.S)[1])
     assert not check(f)
 
 
 def test_every_notebook_has_its_line():
-    for nb in (root/'nbs').glob('[0-9]*.ipynb'): assert f'(nbs/{nb.name})' in readme, nb.name
+    for nb in (root/'nbs').rglob('[0-9]*.ipynb'): assert f'({nb.relative_to(root).as_posix()})' in readme, nb.name
 
 
 def test_links_lead_somewhere():
@@ -43,6 +43,6 @@ def test_links_lead_somewhere():
 def test_what_is_said_to_be_in_a_notebook_is_there(name):
     "Of `NAME` in `nbs/x.ipynb`, and of `nbs/x.ipynb` (`NAME`), both exist."
     text = (root/name).read_text(encoding='utf-8')
-    for nb in re.findall(r'`(nbs/\w+\.ipynb)`', text): assert (root/nb).exists(), nb
-    pairs = re.findall(r'`(\w+)` in `(nbs/\w+\.ipynb)`', text)+[(b, a) for a, b in re.findall(r'`(nbs/\w+\.ipynb)` \(`(\w+)`\)', text)]
+    for nb in re.findall(r'`(nbs/[\w/]+\.ipynb)`', text): assert (root/nb).exists(), nb
+    pairs = re.findall(r'`(\w+)` in `(nbs/[\w/]+\.ipynb)`', text)+[(b, a) for a, b in re.findall(r'`(nbs/[\w/]+\.ipynb)` \(`(\w+)`\)', text)]
     for what, nb in pairs: assert re.search(rf'\b{what} = |def {what}\b|class {what}\b', (root/nb).read_text(encoding='utf-8')), (what, nb)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fastcore.xtras import Config
-from xstilts import study
+from xstilts.run import study
 
 root = Path(__file__).parents[1]
 ini = ConfigParser()
@@ -27,8 +27,17 @@ def test_notebooks_are_clean_and_exported(dirname, tmp_path):
     (tmp_path/settings['lib_path']).mkdir()
     shutil.copy(root/settings['lib_path']/'__init__.py', tmp_path/settings['lib_path'])
     for cmd in ('nbdev-clean', 'nbdev-export'): subprocess.run(bin/cmd, cwd=tmp_path, check=True)
-    cmp = filecmp.dircmp(root/dirname, tmp_path/dirname, ignore=['__pycache__', '.ipynb_checkpoints', '.last_checked', 'data'])
-    assert not (cmp.left_only or cmp.right_only or cmp.diff_files), (cmp.left_only, cmp.right_only, cmp.diff_files)
+    assert not (bad := list(differing(root/dirname, tmp_path/dirname))), bad
+
+
+IGNORED = ['__pycache__', '.ipynb_checkpoints', '.last_checked', 'assets']
+
+
+def differing(one, two):
+    "Names that two trees of folders do not share, and files that are not the same in both."
+    found = filecmp.dircmp(one, two, ignore=IGNORED)
+    yield from (str(Path(one)/o) for o in (*found.left_only, *found.right_only, *found.diff_files))
+    for o in found.common_dirs: yield from differing(Path(one)/o, Path(two)/o)
 
 
 def test_settings_agree_with_nbdev():
@@ -45,26 +54,37 @@ def test_studies_are_sound(path):
     assert not study.check(path)
 
 
-def test_notebooks_import_only_lower_numbers():
-    "Decades are layers."
+PACKAGES = ('core', 'catalog', 'mini', 'data', 'learn', 'evaluate', 'run', 'share', 'report')  # layers, lowest first
+
+
+def notebooks():
+    "Every library notebook with the place of its module in the layers: the package, then the number of the notebook."
     import json
-    number = {}
-    for nb in (root/'nbs').glob('*.ipynb'):
-        src = ''.join(''.join(c['source']) for c in json.loads(nb.read_text())['cells'])
-        if m := re.search(r'#\| default_exp (\w+)', src): number[m[1]] = nb.name
-    for nb in sorted((root/'nbs').glob('*.ipynb')):
+    for nb in sorted((root/'nbs').rglob('*.ipynb')):
         cells = json.loads(nb.read_text())['cells']
-        for c in cells:
-            if c['cell_type']!='code': continue
-            for m in re.findall(r'from xstilts\.(\w+) import', ''.join(c['source'])):
-                assert m in number and number[m]<=nb.name, (nb.name, m)
+        source = '\n'.join(''.join(c['source']) for c in cells if c['cell_type']=='code')
+        module = re.search(r'#\| default_exp ([\w.]+)', source)
+        if module: yield nb, module[1], cells, source
+
+
+def place_of(nb):
+    package = nb.parent.name
+    return (PACKAGES.index(package) if package in PACKAGES else len(PACKAGES), nb.name)
+
+
+def test_notebooks_import_only_what_comes_before():
+    "A module imports from packages above it in `PACKAGES`, and from lower numbers of its own."
+    place = {module: place_of(nb) for nb, module, _, _ in notebooks()}
+    for nb, module, _, source in notebooks():
+        found = re.findall(r'from xstilts\.([\w.]+) import', source)
+        found += [f'{a}.{b}' for a, b in re.findall(r'from xstilts\.(\w+) import (\w+)', source) if f'{a}.{b}' in place]
+        late = [o for o in found if o in place and place[o]>place[module]]
+        assert not late, (nb.name, late)
 
 
 def test_export_cells_are_short():
     "An export cell fits a screen, a notebook is read in one sitting."
-    import json
-    for nb in sorted((root/'nbs').glob('*.ipynb')):
-        cells = json.loads(nb.read_text())['cells']
+    for nb, _, cells, _ in notebooks():
         assert len(cells)<80, (nb.name, len(cells))
         for c in cells:
             src = ''.join(c['source'])

@@ -2,11 +2,11 @@
 import warnings
 
 import pytest
-from xstilts.config import settings
-from xstilts.metrics import score, squad_v2_em_f1
-from xstilts.sources import read
-from xstilts.submission import score_file
-from xstilts.tasks import tasks
+from xstilts.core.config import settings
+from xstilts.evaluate.metrics import score, squad_v2_em_f1
+from xstilts.data.sources import read
+from xstilts.evaluate.submission import score_file
+from xstilts.catalog.tasks import tasks
 
 SQUAD_V2 = settings().mirror/'rajpurkar'/'squad_v2'
 

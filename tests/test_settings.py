@@ -5,10 +5,10 @@ import warnings
 from pathlib import Path
 
 import pytest
-from xstilts import models
-from xstilts.config import KEYS, revisions, settings
-from xstilts.models import own_models
-from xstilts.study import check, load_study
+from xstilts.catalog import encoders as models
+from xstilts.core.config import KEYS, revisions, settings
+from xstilts.catalog.encoders import own_models
+from xstilts.run.study import check, load_study
 
 STUDY = 'study: a\nreport: 60_intermediate_tasks\ndata: mini\nmodel: {}\nintermediate: none\ntarget: tatoeba\nseed: 0\n'
 

@@ -12,7 +12,7 @@ root = Path(__file__).parents[1]
 SEARCH = """
 import resource, sys
 import numpy as np
-from xstilts.retrieval import neighbours
+from xstilts.evaluate.retrieval import neighbours
 unit = lambda n: np.random.default_rng(n).normal(size=(n,16)).astype(np.float32)
 x,y = unit(6000),unit(12000)
 neighbours(x[:100], y[:100])
@@ -38,7 +38,7 @@ def smoke(tmp_path_factory):
     "The rows of the benchmark at the values of its parameters cell"
     to = tmp_path_factory.mktemp('bench')
     env = dict(os.environ, OMP_NUM_THREADS='1', XSTILTS_ARTIFACTS=str(to))
-    res = subprocess.run([sys.executable, '-m', 'papermill', '-k', 'python3', str(root/'nbs'/'90_benchmark.ipynb'), str(to/'out.ipynb'), '-p', 'folder', str(to/'rows')], cwd=root, env=env, capture_output=True, text=True)
+    res = subprocess.run([sys.executable, '-m', 'papermill', '-k', 'python3', str(root/'nbs'/'bench'/'90_benchmark.ipynb'), str(to/'out.ipynb'), '-p', 'folder', str(to/'rows')], cwd=root, env=env, capture_output=True, text=True)
     assert res.returncode==0, res.stderr[-3000:]
     file, = (to/'rows').glob('*.jsonl')
     return [json.loads(o) for o in file.read_text().splitlines()]

@@ -2,8 +2,8 @@
 import time
 
 import pytest
-from xstilts.config import settings
-from xstilts.study import check, load_study
+from xstilts.core.config import settings
+from xstilts.run.study import check, load_study
 
 SOUND = dict(study='a', report='60_intermediate_tasks', data='mini', model='mini', intermediate='[none, mnli]', target='[xnli, tatoeba]', seed='[0, 1]')
 
@@ -277,4 +277,4 @@ def test_a_report_is_run_from_this_checkout_only(file, tmp_path):
     for o in (tmp_path/'60_mine', '../'*20+str(tmp_path).lstrip('/')+'/60_mine'):
         file.write_text(written(report=o))
         assert 'unknown report notebook' in refused(file)
-    assert (settings().nbs_path/'60_intermediate_tasks.ipynb').is_file()
+    assert (settings().nbs_path/'studies'/'60_intermediate_tasks.ipynb').is_file()

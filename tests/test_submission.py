@@ -5,13 +5,13 @@ from types import MappingProxyType
 
 import pytest
 from xstilts.cli import main
-from xstilts.config import settings
-from xstilts.export import export_study
-from xstilts.stages import run_cell
-from xstilts.store import read_json
-from xstilts.study import Study, cells
-from xstilts.submission import members, score_folder
-from xstilts.tasks import tasks
+from xstilts.core.config import settings
+from xstilts.share.export import export_study
+from xstilts.run.stages import run_cell
+from xstilts.core.store import read_json
+from xstilts.run.study import Study, cells
+from xstilts.evaluate.submission import members, score_folder
+from xstilts.catalog.tasks import tasks
 
 MOCK = settings().mirror/'xtreme-mock'
 mock = pytest.mark.skipif(not MOCK.is_dir(), reason="no copy of XTREME's mock_test_data here: put it into xtreme-mock/ of a mirror and set XSTILTS_MIRROR")

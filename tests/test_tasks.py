@@ -3,10 +3,10 @@ import math
 import os
 
 import pytest
-from xstilts.config import settings
-from xstilts.stages import Cell, run_cell, run_stage, stages
-from xstilts.store import read_json
-from xstilts.tasks import tasks
+from xstilts.core.config import settings
+from xstilts.run.stages import Cell, run_cell, run_stage, stages
+from xstilts.core.store import read_json
+from xstilts.catalog.tasks import tasks
 
 mirror = pytest.mark.skipif(not settings().mirror.is_dir(), reason='no mirror of real data here: set XSTILTS_MIRROR')
 SMALL = dict(eval_limit=6, target_train_limit=8, target_epochs=1, intermediate_train_limit=8, intermediate_epochs=1)

@@ -2,10 +2,10 @@
 import json
 
 import pytest
-from xstilts.data import inventory, load, task_of, train_rows
-from xstilts.sources import plain_text
-from xstilts.stages import Cell, run_stage, stages
-from xstilts.store import read_json
+from xstilts.data.load import inventory, load, task_of, train_rows
+from xstilts.data.sources import plain_text
+from xstilts.run.stages import Cell, run_stage, stages
+from xstilts.core.store import read_json
 
 MARK = '\ufeff'
 SQUAD = dict(data=[dict(paragraphs=[dict(context='Anna left.', qas=[dict(id='q1', question='Who?', answers=[dict(text='Anna', answer_start=0)])])])])

@@ -1,8 +1,8 @@
 """The shipped tokenizer knows every word of every task in every language."""
 import pytest
-from xstilts.mini import MAKERS, SIZES, rows
-from xstilts.realise import LANGS
-from xstilts.stages import load_encoder
+from xstilts.mini.rows import MAKERS, SIZES, rows
+from xstilts.mini.grammars import LANGS
+from xstilts.run.stages import load_encoder
 
 
 @pytest.fixture(scope='module')
@@ -29,7 +29,7 @@ def test_no_unknown_token(lang, tok):
 
 def test_every_noun_is_said_in_the_text():
     "What an encoder never read it cannot know."
-    from xstilts.meanings import concepts
-    from xstilts.mini import documents
+    from xstilts.mini.meanings import concepts
+    from xstilts.mini.rows import documents
     said = {o.head for d in documents(8000) for e, *_ in d for o in e[1:5] if o}
     assert not [o for o in (*concepts('nouns').values(), *concepts('names').values()) if o.name not in said and 'abstract' not in o.traits and o.name!='furniture']
