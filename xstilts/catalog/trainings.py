@@ -63,14 +63,14 @@ class Steps:
     clip:float=declared(1., above=0, high=10**9)      # norm of the gradient of an update
     dropout:float=declared(.1, **DROPOUT)
     freeze:bool=False                                 # keep the word embeddings as they are
-    reset_positions:bool=False                        # see `models.Model`
+    reset_positions:bool=False                        # see `encoders.Model`
 
 # %% ../../nbs/catalog/15_trainings.ipynb #506aa493
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Steps):
     "The settings of one training: its steps, what it is trained on, and what is kept"
     train_limit:int=declared(0, **STEPS)              # use so many training rows; 0 for all
-    train_from:str=declared('', **SPLITS)             # another split, or 'task:split task:split' (`data.train_from`)
+    train_from:str=declared('', **SPLITS)             # another split, or 'task:split task:split' (`data.load.train_from`)
     task_cap:int=declared(0, **STEPS)                 # at most so many batches of one task per epoch; 0 for all
     sampling:str=declared('proportional', values=SAMPLING)  # of several tasks
     temperature:float=declared(2., above=0, high=1000)      # of that sampling

@@ -49,7 +49,7 @@ def embed(
     encoder, tok, rows,
     layers:tuple,           # hidden states to average, 0 is the embeddings
     max_length:int=512, budget:int=0,
-    precision:str='float32',  # a row of `prediction.PRECISIONS`; sums are taken in float32
+    precision:str='float32',  # a row of `predict.PRECISIONS`; sums are taken in float32
 )->dict[int,np.ndarray]:    # layer -> (rows, hidden) float32 of length 1
     "Mean over all pieces, special tokens included, of each asked layer, from one pass"
     choose('precision', precision, PRECISIONS)

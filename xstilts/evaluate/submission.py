@@ -363,7 +363,7 @@ def write_labels(
 def write_predictions(
     folder:Path|str, task:str,
     rows:dict[str,tuple],        # language -> test rows
-    predictions:dict[str,list],  # language -> what `prediction.predict` or `retrieval` made of them
+    predictions:dict[str,list],  # language -> what `predict.predict` or `retrieval` made of them
 )->Path:
     "Predictions of test rows in the official layout"
     form = choose('task with an official layout', task, LAYOUTS).form

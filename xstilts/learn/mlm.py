@@ -136,7 +136,7 @@ def lm_row(
         x,y = masked(rng, *xys, np.where(answer, s.answer_mask, s.tlm_mask if b>=0 else s.mask), feed.tok)
         ids += [*x, *around[i+1]]
         labels += [*y, *[-100]*len(around[i+1])]
-        if i==0 and len(parts)>1: cut = len(ids)-1  # as in `tokens.encode`: from the last piece between the texts
+        if i==0 and len(parts)>1: cut = len(ids)-1  # as in `tokenize.encode`: from the last piece between the texts
     return np.array(ids), np.array(labels), cut
 
 def lm_batch(feed:LMFeed, update):
@@ -154,7 +154,7 @@ def corpus_of(shape:Shape)->Corpus:
     return Corpus({l: [[(w, None) for w in o.split()] for o in plain_text(shape.origin, l, shape.documents)] for l in langs}, {})
 
 def pretrain(
-    shape:Shape, recipe,  # a `training.Recipe`
+    shape:Shape, recipe,  # a `trainings.Recipe`
     folder,               # checkpoints
     report=None,          # called with each row of the log
 ):                        # the network, its tokenizer, the log

@@ -167,7 +167,7 @@ class Pieces(nn.Module):
     kind = 'tags'
 
 class TextNet(nn.Module):
-    "A model that writes, for `training.train` and `stages.run_stage` in the place of a `heads.Net`"
+    "A model that writes, for `train.train` and `stages.run_stage` in the place of a `heads.Net`"
     unpadded = False  # does a batch go through the encoder as one row?
     def __init__(self, model, tasks=()):
         super().__init__()
@@ -185,7 +185,7 @@ def write(
     enc:Encoded,
     longest:int,          # pieces that are written at most
     budget:int=0,         # pieces of inputs per batch, padding included; 0 for that of the device
-    precision:str='float32',  # a row of `prediction.PRECISIONS`
+    precision:str='float32',  # a row of `predict.PRECISIONS`
 )->list[str]:
     "What the model writes for each example"
     net.eval()
@@ -202,7 +202,7 @@ def predict_text(
     max_length:int=INPUT, budget:int=0,
     enc:Encoded|None=None,  # `rows` as ids where they are at hand
     precision:str='float32',  # as in `write`
-)->list[dict]:              # as `prediction.predict`, with `written`, the text, and `lost`, how much of it is no answer
+)->list[dict]:              # as `predict.predict`, with `written`, the text, and `lost`, how much of it is no answer
     "Predict rows of any languages by what is written for them"
     enc = encode_text(tok, rows, task, max_length) if enc is None else enc
     texts,read = write(net, tok, enc, TARGET[task.kind], budget, precision),ways(task.name)[1]

@@ -121,7 +121,7 @@ class Cell:
     @property
     def head(self)->str: return self.settings.get('head', 'encoder')
     @property
-    def runtime(self)->str: return self.settings.get('runtime', 'torch')  # a row of `efficient.RUNTIMES`
+    def runtime(self)->str: return self.settings.get('runtime', 'torch')  # a row of `trainings.RUNTIMES`
     def rows(self, lang:str, split:str='')->tuple[dict,...]:
         "The rows that are scored in a language"
         return test_rows(self.data, self.target, lang, self.settings.get('eval_limit', 0), split or self.split)
@@ -215,7 +215,7 @@ class Stage:
     "One training"
     kind:str                  # pretrain, intermediate or target
     model:str                 # the row its first ancestor comes from
-    tasks:tuple[str,...]=()   # what it trains on, as in `data.part`; () for pretraining
+    tasks:tuple[str,...]=()   # what it trains on, as in `data.load.part`; () for pretraining
     data:str = 'mini'
     seed:int = 0
     recipe:Recipe|None = None
@@ -365,7 +365,7 @@ def tokens(
     prints,          # their fingerprint
     recipe:Recipe,   # max_length and reset_positions count
     head:str='',     # 'text2text' for inputs and targets
-):                   # `tokens.Encoded`
+):                   # `tokenize.Encoded`
     "Rows as ids, from the store or put there"
     import hashlib
     from xstilts.learn.text2text import encode_text
