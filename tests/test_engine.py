@@ -15,7 +15,9 @@ import nbformat
 import pytest
 from jupyter_client.kernelspec import NoSuchKernel
 
-from xstilts import cli; from xstilts.run import engine; from xstilts.report import site
+from xstilts import cli
+from xstilts.report import site
+from xstilts.run import engine
 from xstilts.run.stages import stages
 from xstilts.core.store import place, read_json
 from xstilts.run.study import Node, cells, load_study, plan

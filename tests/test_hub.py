@@ -2,7 +2,7 @@
 import datasets
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
-from xstilts.data import load as data; from xstilts.data import sources
+from xstilts.data import load as data, sources
 
 MNLI = ClassLabel(names=['entailment', 'neutral', 'contradiction'])
 PAIRS = Features(premise=Value('string'), hypothesis=Value('string'), label=MNLI)

@@ -3,7 +3,7 @@ import re
 from pathlib import Path
 
 import pytest
-from xstilts.mini import meanings; from xstilts.mini import grammars as realise
+from xstilts.mini import grammars as realise, meanings
 from xstilts.mini.meanings import NP, POS, Event, concepts, sound
 
 root = Path(__file__).parents[1]
@@ -15,7 +15,7 @@ blocks = re.findall(r'^```(\w+)\n(.+?)^```$', section, re.S|re.M)
 @pytest.fixture
 def lexicon(tmp_path):
     "file -> (rows, facts), read by the package's own reader from a package of these few rows"
-    folder = tmp_path/'data'/'mini'/'id'
+    folder = tmp_path/'assets'/'mini'/'id'
     folder.mkdir(parents=True)
     _, *parts = re.split(r'^# (\w+)\.tsv\n', rows, flags=re.M)
     for name, text in zip(parts[::2], parts[1::2]): (folder/f'{name}.tsv').write_text(text, encoding='utf-8')
