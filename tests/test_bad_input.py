@@ -42,7 +42,7 @@ def test_the_sound_folder_runs(folder): assert run_cell(cell(folder, target_max_
 
 
 def test_a_model_that_is_not_on_the_hub(tmp_path, monkeypatch):
-    "Named as it stands in the row, with what to do; so far from the network as here."
+    "The error names the repository as the row does and says what to do, here without a network."
     monkeypatch.setattr('xstilts.core.hub.reachable', lambda: False)
     (tmp_path/'params').mkdir()
     (tmp_path/'params'/'models.yaml').write_text('gone: {path: nobody/no-such-model, layer: 1}\n')

@@ -72,7 +72,7 @@ def test_contradictory_is_contradiction(folders):
     assert [o['label'] for o in train_rows('hub', 'mnli@ja')]==['contradiction']
 
 
-# file, what it holds, what is said of it
+# file, its content, the expected message
 ODD = [
     ('translate_train/squad_v1/en-de.json', '[]', 'an object expected, not a list'), ('translate_train/squad_v1/en-de.json', '{}', "'data' is not there"),
     ('translate_train/squad_v1/en-de.json', json.dumps(dict(data=5)), 'column data holds 5, not a list'), ('translate_train/squad_v1/en-de.json', '{"data": [', 'line 1: not JSON'),

@@ -288,8 +288,8 @@ def usable(name:str)->str:
     return str(folder)
 
 # %% ../nbs/cli.ipynb #afaa1a0a
-HINTS = {errno.ENOSPC: 'make room on the disk, then run again: what was finished is kept',
-    errno.EDQUOT: 'your share of the disk is used up: make room, then run again: what was finished is kept',
+HINTS = {errno.ENOSPC: 'make room on the disk, then run again: finished results are kept',
+    errno.EDQUOT: 'your share of the disk is used up: make room, then run again: finished results are kept',
     errno.EACCES: 'you may not read or write it: change its permissions, or name another place',
     errno.EPERM: 'you may not read or write it: change its permissions, or name another place',
     errno.EROFS: 'this disk can only be read: name another place',
@@ -502,7 +502,7 @@ def main(
         return 130
 
 def _run(argv):
-    "Parse, check and do; what was printed is written out before this returns"
+    "Parse, check and do; printed lines are flushed before this returns"
     from xstilts.core.config import choose
     try:
         if argv and not argv[0].startswith('-'): choose('verb', argv[0], VERBS)

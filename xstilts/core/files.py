@@ -256,7 +256,7 @@ def sound(
     path:Path,
     damage,    # path -> what is wrong with it, such as `file_damage`
 )->bool:
-    "Is a file or a folder of the store there and undamaged? What is damaged is moved aside, with a warning"
+    "Is a file or a folder of the store there and undamaged? A damaged one is moved aside, with a warning"
     if not os.path.lexists(path): return False
     with suppress(FileNotFoundError):  # another process is just moving it
         if not damage(path): return True

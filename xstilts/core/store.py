@@ -84,7 +84,7 @@ def have(
     name:str,
     read=None,   # of a folder: the files whose checksums are compared; None for all, () for sizes alone
 )->bool:
-    "Is a result there and undamaged? What is damaged is moved aside, with a warning, and counts as missing"
+    "Is a result there and undamaged? A damaged result is moved aside, with a warning, and counts as missing"
     damage = partial(folder_damage, opens=FOLDERS[room], read=read) if room in FOLDERS else FILES[room]
     return sound(place(room, name), damage)
 

@@ -96,7 +96,7 @@ def tag_names(
 # %% ../../nbs/data/00_columns.ipynb #0f132777
 def own_id(
     row:dict,
-    number:int,   # where it stands in its split
+    number:int,   # its row number in its split
 )->str:
     "The id a row came with, else its number"
     value = next((row[k] for k in ('id','uid') if row.get(k) not in (None,'')), number)

@@ -155,7 +155,7 @@ def word_pieces(
     tok,                # a fast tokenizer
     words:list[str],
 )->list[list[int]]:     # the pieces of each word
-    "Words as pieces, each as it stands inside a text, behind a space"
+    "Words as pieces, each with the space before it that a text has"
     return _pieces(tok, words if words_stand_alone(tok) else [f' {o}' for o in words])
 
 def _sentence_pieces(tok, rows):

@@ -282,7 +282,7 @@ def collect(nodes:dict[str,Node], whole:bool=True)->Path|None:
 
 # %% ../../nbs/run/30_engine.ipynb #65d5bdd0
 def done(node:Node)->bool:
-    "Are its result and its notebook there and whole? What is damaged is moved aside"
+    "Are its result and its notebook there and whole? A damaged one is moved aside"
     there = rendered(node.result) if node.kind=='report' else finished(node.result)
     return there and have('notebooks', f'{node.key}.ipynb')
 
@@ -413,7 +413,7 @@ class Pool:
 
 # %% ../../nbs/run/30_engine.ipynb #8f53d511
 class Progress:
-    "The nodes of a plan that are not done, how they ended, and what is said of that"
+    "The nodes of a plan that are not done, how they ended, and the lines printed about them"
     def __init__(self, nodes, jobs, say):
         self.nodes,self.jobs,self.say = nodes,jobs,say
         self.todo = [k for k,o in nodes.items() if not done(o)]

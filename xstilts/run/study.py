@@ -53,7 +53,7 @@ def study_settings()->MappingProxyType:
     return MappingProxyType({**{o.name: o for o in texts}, **FIELDS, **cell_settings()})
 
 # %% ../../nbs/run/20_study.ipynb #3679676d
-MOST_FAULTS = 20  # that are told of one setting, and of a file
+MOST_FAULTS = 20  # listed for one setting, and for a file
 
 def _read_values(name:str, written, line:int)->tuple[Given,list[tuple[int,str]]]:
     "The values of a setting, and what is wrong with them"
