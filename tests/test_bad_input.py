@@ -1,4 +1,4 @@
-"""Bad input through the door of a cell: one clear error, before anything is trained, and no lost work."""
+"""Bad input through the door of an experiment: one clear error, before anything is trained, and no lost work."""
 import os
 import shutil
 
@@ -6,8 +6,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 from xstilts.learn.heads import new_encoder
 from xstilts.catalog.encoders import model
-from xstilts.run.stages import Cell, run_cell, run_stage, stages
-from xstilts.core.store import place
+from xstilts.run.stages import Experiment, run_experiment, run_stage, stages
+from xstilts.core.store import artifact_path
 from xstilts.learn.tokenize import train_tokenizer
 
 FEW = dict(target_train_limit=8, target_max_steps=2, eval_limit=4, languages='de')
@@ -27,18 +27,18 @@ def folder(tmp_path):
     return tmp_path/'sound'
 
 
-def cell(name, target='xnli', **settings): return Cell(model=str(name), intermediate='none', target=target, seed=0, settings=dict(FEW)|settings)
+def experiment(name, target='xnli', **settings): return Experiment(model=str(name), intermediate='none', target=target, seed=0, settings=dict(FEW)|settings)
 
 
 def refused(words, make):
     "One error with these words; nothing is left that would pass for a result."
-    with pytest.raises(ValueError, match=words) as e: run_cell(make())
+    with pytest.raises(ValueError, match=words) as e: run_experiment(make())
     assert '\n' not in str(e.value)
-    assert not [o for room in ('models', 'predictions', 'scores') for o in place(room).iterdir() if not o.name.startswith('.')]
+    assert not [o for room in ('models', 'predictions', 'scores') for o in artifact_path(room).iterdir() if not o.name.startswith('.')]
     return str(e.value)
 
 
-def test_the_sound_folder_runs(folder): assert run_cell(cell(folder, target_max_length=64)).exists()
+def test_the_sound_folder_runs(folder): assert run_experiment(experiment(folder, target_max_length=64)).exists()
 
 
 def test_a_model_that_is_not_on_the_hub(tmp_path, monkeypatch):
@@ -48,31 +48,31 @@ def test_a_model_that_is_not_on_the_hub(tmp_path, monkeypatch):
     (tmp_path/'params'/'models.yaml').write_text('gone: {path: nobody/no-such-model, layer: 1}\n')
     (tmp_path/'settings.ini').write_text('[DEFAULT]\nlib_name = x\n')
     monkeypatch.chdir(tmp_path)
-    said = refused('nobody/no-such-model is not on this machine', lambda: cell('gone', target_max_length=64))
+    said = refused('nobody/no-such-model is not on this machine', lambda: experiment('gone', target_max_length=64))
     assert 'the hub cannot be reached; `xstilts data hub --fetch STUDY`' in said
 
 
 def test_a_folder_without_weights(folder):
     (folder/'model.safetensors').unlink()
-    refused('no .safetensors file', lambda: cell(folder))
+    refused('no .safetensors file', lambda: experiment(folder))
 
 
 def test_a_folder_of_half_the_weights(folder):
     w = load_file(folder/'model.safetensors')
     del w[next(k for k in w if 'query.weight' in k)]
     save_file(w, folder/'model.safetensors', metadata=dict(format='pt'))
-    refused('the folder lacks weights of the encoder', lambda: cell(folder, target_max_length=64))
+    refused('the folder lacks weights of the encoder', lambda: experiment(folder, target_max_length=64))
 
 
 def test_a_tokenizer_of_another_model(folder):
     other = train_tokenizer([f'{a}{b}{c}' for a in 'abcdefgh' for b in 'ijklmnop' for c in 'qrstuv'], 300)
     for o in folder.glob('token*'): o.unlink()
     other.save_pretrained(folder)
-    refused('take the tokenizer that belongs to these weights', lambda: cell(folder, target_max_length=64))
+    refused('take the tokenizer that belongs to these weights', lambda: experiment(folder, target_max_length=64))
 
 
 def test_inputs_longer_than_the_positions(folder):
-    refused('max_length 128 is longer than the 64 positions of the encoder', lambda: cell(folder, target_max_length=128))
+    refused('max_length 128 is longer than the 64 positions of the encoder', lambda: experiment(folder, target_max_length=128))
 
 
 def test_sentences_longer_than_the_positions_are_cut(folder, monkeypatch):
@@ -81,12 +81,12 @@ def test_sentences_longer_than_the_positions_are_cut(folder, monkeypatch):
     long = lambda rows: tuple(o|dict(text=' '.join([o['text']]*40)) for o in rows)
     real = s.test_rows
     monkeypatch.setattr(s, 'test_rows', lambda *a: long(real(*a)))
-    assert run_cell(cell(folder, 'tatoeba', layer=1)).exists()
+    assert run_experiment(experiment(folder, 'tatoeba', layer=1)).exists()
 
 
 def test_a_gpu_where_there_is_none(folder, monkeypatch):
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)
-    refused('finds no GPU on this machine; leave `device` out', lambda: cell(folder, device='cuda'))
+    refused('finds no GPU on this machine; leave `device` out', lambda: experiment(folder, device='cuda'))
 
 
 def test_more_processes_than_gpus(folder, monkeypatch):
@@ -106,12 +106,12 @@ def test_an_update_that_does_not_fit_is_cut_and_told(folder, monkeypatch):
         if max(len(b['input_ids']) for _, b in micro)>3: raise torch.OutOfMemoryError('pretended')
         return real(acc, net, opt, micro, *a, **kw)
     size = dict(target_max_length=64, target_dropout=0., target_lr=1e-3)
-    whole = load_file(run_stage(stages(cell(folder, **size))[-1])/'heads.safetensors')
+    whole = load_file(run_stage(stages(experiment(folder, **size))[-1])/'heads.safetensors')
     shutil.rmtree(os.environ['XSTILTS_ARTIFACTS'])
     monkeypatch.setattr(training, 'one_update', short)
-    cut = load_file(run_stage(stages(cell(folder, **size))[-1])/'heads.safetensors')
+    cut = load_file(run_stage(stages(experiment(folder, **size))[-1])/'heads.safetensors')
     assert all(torch.allclose(whole[k], cut[k], atol=1e-5) for k in whole)
-    assert any('forward passes: memory' in o for o in read_json(run_cell(cell(folder, **size)))['flags'])
+    assert any('forward passes: memory' in o for o in read_json(run_experiment(experiment(folder, **size)))['flags'])
 
 
 def test_one_example_that_does_not_fit_keeps_the_checkpoint(folder, monkeypatch):
@@ -123,23 +123,23 @@ def test_one_example_that_does_not_fit_keeps_the_checkpoint(folder, monkeypatch)
         if len(seen)>2: raise torch.OutOfMemoryError('pretended')
         seen.append(1)
         return real(*a, **kw)
-    long = cell(folder, target_max_length=64, target_max_steps=6, target_batch_size=2, target_epochs=9, target_checkpoint_steps=1)
+    long = experiment(folder, target_max_length=64, target_max_steps=6, target_batch_size=2, target_epochs=9, target_checkpoint_steps=1)
     monkeypatch.setattr(training, 'one_update', full)
-    with pytest.raises(ValueError, match='does not fit into memory: lower max_length'): run_cell(long)
-    work = place('work', stages(long)[-1].key)
+    with pytest.raises(ValueError, match='does not fit into memory: lower max_length'): run_experiment(long)
+    work = artifact_path('work', stages(long)[-1].key)
     assert list(work.rglob('*.safetensors'))
     monkeypatch.setattr(training, 'one_update', lambda *a, **kw: (seen.append(1), real(*a, **kw))[1])
-    assert run_cell(long).exists() and len(seen)==6
+    assert run_experiment(long).exists() and len(seen)==6
 
 
 def test_a_name_that_would_run_on_a_page(tmp_path):
     "The folder of a model may be called anything; what a page shows of it is text."
-    from xstilts.report.site import inert
-    from xstilts.report.tables import show
+    from xstilts.report.site import sanitise_html
+    from xstilts.report.tables import html_table
     import pandas as pd
     named = tmp_path/'<img src=x onerror=alert(1)>'
     new_encoder(9, layers=1, hidden=8, heads=2).save_pretrained(named)
     said = model(str(named)).name
-    page = show(pd.DataFrame({said: [said]}), title=said, note=said).as_raw_html()
-    assert '<img' not in page+inert(page) and 'onerror' not in inert(said)
-    assert page.count('&lt;img')==inert(page).count('&lt;img')==4
+    page = html_table(pd.DataFrame({said: [said]}), title=said, note=said).as_raw_html()
+    assert '<img' not in page+sanitise_html(page) and 'onerror' not in sanitise_html(said)
+    assert page.count('&lt;img')==sanitise_html(page).count('&lt;img')==4

@@ -4,7 +4,7 @@ import pytest
 from xstilts.evaluate import retrieval
 from xstilts.data.load import load, test_rows as rows_of_test
 from xstilts.data.sources import gold_ids
-from xstilts.run.stages import Cell, prediction_key, run_cell
+from xstilts.run.stages import Experiment, prediction_key, run_experiment
 from xstilts.core.store import read_json
 from xstilts.evaluate.submission import score_folder, write_labels
 
@@ -35,14 +35,14 @@ def folder(tmp_path, monkeypatch):
     return at
 
 
-def cell(**more): return Cell(model='random:mini', intermediate='none', target='bucc2018', seed=0, data='hub', settings=dict(languages='de', layer=1, **more))
+def experiment(**more): return Experiment(model='random:mini', intermediate='none', target='bucc2018', seed=0, data='hub', settings=dict(languages='de', layer=1, **more))
 
 
 @pytest.mark.parametrize('gold, f1', [(CLEAN+[('d5', 'e5')], 90.91), (CLEAN+[('d6', 'e5')], 90.91), (CLEAN, 100)])
 def test_a_repeated_sentence(gold, f1, folder):
     "Official F1: found are five pairs, right are five of six, five of six, and five of five."
     write(folder, 'test', FOREIGN, ENGLISH, gold)
-    res = read_json(run_cell(cell()))
+    res = read_json(run_experiment(experiment()))
     assert res['scores']['de']['f1']==pytest.approx(f1, abs=.005)
     missed = len(gold)-5
     assert f'bucc2018 in de: 2 of 13 sentences are there more than once and so no candidates, {missed} of {len(gold)} gold pairs have one and count as missed (as in XTREME)' in res['flags']
@@ -55,7 +55,7 @@ def test_several_translations(folder, tmp_path):
     rows = load('hub', 'bucc2018', 'test', 'de')
     assert {(o['id'], g) for o in rows if o['side']=='foreign' for g in gold_ids(o)}=={*gold}
     assert {(g, o['id']) for o in rows if o['side']=='english' for g in gold_ids(o)}=={*gold}
-    res = read_json(run_cell(cell()))
+    res = read_json(run_experiment(experiment()))
     assert res['scores']['de']['recall']==pytest.approx(100*5/7)
     out = write_labels(tmp_path/'labels', 'bucc2018', {'de': rows})
     assert sorted((out/'test-de.tsv').read_text().splitlines())==sorted('\t'.join(o) for o in gold)
@@ -86,10 +86,10 @@ def test_predictions_of_before_are_not_taken(folder, monkeypatch):
     "Rows and settings did not change when the rule did, so the rule is in the key; the miniature repeats no sentence."
     from xstilts.run import stages
     write(folder, 'test', FOREIGN, ENGLISH, CLEAN)
-    mini = Cell(model='random:mini', intermediate='none', target='bucc2018', seed=0, settings=dict(languages='de', layer=1))
-    now = prediction_key(cell()), prediction_key(mini)
-    monkeypatch.setattr(stages, 'mined', lambda c: False)
-    before = prediction_key(cell()), prediction_key(mini)
+    mini = Experiment(model='random:mini', intermediate='none', target='bucc2018', seed=0, settings=dict(languages='de', layer=1))
+    now = prediction_key(experiment()), prediction_key(mini)
+    monkeypatch.setattr(stages, 'is_mined', lambda c: False)
+    before = prediction_key(experiment()), prediction_key(mini)
     assert [a==b for a, b in zip(now, before)]==[False, True]
 
 

@@ -106,9 +106,9 @@ WRONG = [  # arguments, and what the message says of them
     (('export', 'small'), 'required: --to'),
     (('export', 'small', '--to', ''), '--to: it is empty'),
     (('export', 'small', '--to', 'settings.ini'), 'settings.ini is not a folder'),
-    (('export', 'small', '--to', 'out'), '1 of 1 cells have no predictions'),
+    (('export', 'small', '--to', 'out'), '1 of 1 experiments have no predictions'),
     (('export', 'score-nothing', '--to', 'out'), 'cells match'),
-    (('export', '--hf', 'score-nothing', '--to', 'out'), "no cells or trainings match 'score-nothing'"),
+    (('export', '--hf', 'score-nothing', '--to', 'out'), "no experiments or trainings match 'score-nothing'"),
     (('export', '--hf', 'small', '--to', 'out', '--part'), '--part is for predictions'),
     (('score',), 'required: --predictions, --labels'),
     (('score', '--predictions', 'no', '--labels', 'no'), 'no folder no'),
@@ -195,7 +195,7 @@ def test_nobody_answers_the_question(folder, capsys, monkeypatch):
     "Where a download asks and there is no keyboard, nothing is downloaded."
     import io
     import xstilts.share.fetch
-    monkeypatch.setattr(xstilts.share.fetch, 'lots', lambda wanted: [xstilts.share.fetch.Lot('models', 'a/b', '123', 5, False)])
+    monkeypatch.setattr(xstilts.share.fetch, 'repositories', lambda wanted: [xstilts.share.fetch.Repository('models', 'a/b', '123', 5, False)])
     monkeypatch.setattr(sys, 'stdin', io.StringIO(''))
     assert main(['data', '--fetch', 'small'])==2
     assert '--yes fetches without asking' in capsys.readouterr().err

@@ -94,13 +94,13 @@ def unseal(store):
 
 
 def outcome(store):
-    "Run the cell in a store: scores, warnings, what was moved aside, and the models there"
-    from xstilts.run.stages import Cell, run_cell
+    "Run the experiment in a store: scores, warnings, what was moved aside, and the models there"
+    from xstilts.run.stages import Experiment, run_experiment
     from xstilts.core.store import read_json
     os.environ['XSTILTS_ARTIFACTS'] = str(store)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter('always')
-        scores = read_json(run_cell(Cell(**CELL)))['scores']
+        scores = read_json(run_experiment(Experiment(**CELL)))['scores']
     moved = sorted(o.name for o in store.glob('damaged/[!.]*') if o.suffix != '.blake2b')
     return dict(scores=scores, told=[str(o.message) for o in told if 'damaged' in str(o.message)], moved=moved,
         models=sorted(o.name for o in store.glob('models/[!.]*')))
@@ -120,7 +120,7 @@ def forked(work):
 
 
 def killed_after(store, step):
-    "Run the cell and kill it after a checkpoint of its target stage"
+    "Run the experiment and kill it after a checkpoint of its target stage"
     import xstilts.learn.train as t
     real = t.save_checkpoint
     def stop(folder, n, *a):
@@ -193,34 +193,34 @@ def test_a_store_of_an_earlier_version_is_used_and_sealed(outcomes):
 @pytest.fixture
 def store(outcomes, tmp_path, monkeypatch):
     "A finished store, and a rendered study of one page"
-    from xstilts.core.files import put_sealed, seal
+    from xstilts.core.files import commit_sealed, seal
     shutil.copytree(outcomes['folder']/'whole', tmp_path/'artifacts')
     monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path/'artifacts'))
     monkeypatch.setenv('XSTILTS_REPORTS', str(tmp_path/'reports'))
-    pages = tmp_path/'reports'/'tiny'/'cells'
+    pages = tmp_path/'reports'/'tiny'/'experiments'
     pages.mkdir(parents=True)
     for o in (pages/'page.ipynb', pages.parent/'report.ipynb', pages/'made.ipynb'): o.write_text('{"cells": []}')
     (tmp_path/'artifacts'/'notebooks').mkdir()
-    put_sealed(pages/'made.ipynb', tmp_path/'artifacts'/'notebooks'/'made.ipynb')
+    commit_sealed(pages/'made.ipynb', tmp_path/'artifacts'/'notebooks'/'made.ipynb')
     seal(pages.parent, '.report-tiny')
     return tmp_path
 
 
-RESULTS = dict(stage='artifacts/models/target*', cell='artifacts/scores/*.json', report='reports/tiny/.report-tiny')
+RESULTS = dict(stage='artifacts/models/target*', experiment='artifacts/scores/*.json', report='reports/tiny/.report-tiny')
 UNDONE = {  # what is damaged -> kind of node, file, damage, what is moved aside
     'weights cut off': ('stage', 'artifacts/models/target*/backbone/model.safetensors', truncate, 'target*'),
     'head lost': ('stage', 'artifacts/models/target*/heads.safetensors', delete, 'target*'),
     'record flipped': ('stage', 'artifacts/models/target*/stage.json', flip, 'target*'),
     'model folder empty': ('stage', 'artifacts/models/target*', hollow, 'target*'),
-    'scores cut off': ('cell', 'artifacts/scores/*.json', truncate, 'score*'),
-    'scores flipped': ('cell', 'artifacts/scores/*.json', flip, 'score*'),
-    'predictions cut off': ('cell', 'artifacts/predictions/*/*.de.parquet', truncate, 'prediction*'),
-    'predictions lost': ('cell', 'artifacts/predictions/*/*.de.parquet', delete, 'prediction*'),
-    'notebook cut off': ('cell', 'artifacts/notebooks/made.ipynb', truncate, 'made*'),
+    'scores cut off': ('experiment', 'artifacts/scores/*.json', truncate, 'score*'),
+    'scores flipped': ('experiment', 'artifacts/scores/*.json', flip, 'score*'),
+    'predictions cut off': ('experiment', 'artifacts/predictions/*/*.de.parquet', truncate, 'prediction*'),
+    'predictions lost': ('experiment', 'artifacts/predictions/*/*.de.parquet', delete, 'prediction*'),
+    'notebook cut off': ('experiment', 'artifacts/notebooks/made.ipynb', truncate, 'made*'),
     'notebook lost': ('stage', 'artifacts/notebooks/made.ipynb', delete, ''),
     'report lost': ('report', 'reports/tiny/report.ipynb', delete, ''),
-    'page cut off': ('report', 'reports/tiny/cells/page.ipynb', truncate, ''),
-    'page lost': ('report', 'reports/tiny/cells/page.ipynb', delete, ''),
+    'page cut off': ('report', 'reports/tiny/experiments/page.ipynb', truncate, ''),
+    'page lost': ('report', 'reports/tiny/experiments/page.ipynb', delete, ''),
     'marker cut off': ('report', 'reports/tiny/.report-tiny', truncate, ''),
 }
 
@@ -229,14 +229,14 @@ UNDONE = {  # what is damaged -> kind of node, file, damage, what is moved aside
 @pytest.mark.filterwarnings('ignore::xstilts.core.files.DamageWarning')
 def test_a_damaged_node_is_not_done(what, store):
     "So the next run does its work again."
-    from xstilts.run.engine import done
+    from xstilts.run.engine import is_done
     from xstilts.run.study import Node
     kind, where, damage, moved = UNDONE[what]
     result = next(store.glob(RESULTS[kind]))
     node = Node(kind=kind, key='made', title='made', notebook='', params={}, result=result)
-    assert done(node)
+    assert is_done(node)
     damage(next(store.glob(where)))
-    assert not done(node)
+    assert not is_done(node)
     assert bool(list(store.glob(f'artifacts/damaged/{moved or "[!.]*"}'))) == bool(moved)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from mirrors import repository
-from xstilts.data.load import load, row_print, source_print, task_of, text_print
+from xstilts.data.load import load, rows_fingerprint, source_fingerprint, task_of, text_fingerprint
 from xstilts.learn.mlm import Shape
 from xstilts.learn.recipe import Recipe
 from xstilts.run.stages import Stage, _stage_key
@@ -33,10 +33,10 @@ def mirror(tmp_path, monkeypatch):
 
 def test_a_changed_mirror_gives_the_new_rows(mirror):
     assert asked()==['Where?']
-    before = row_print('mirror', 'xquad', 'test', 'de')
+    before = rows_fingerprint('mirror', 'xquad', 'test', 'de')
     xquad(mirror, 'Where now?', 'And when?')
     assert asked()==['Where now?', 'And when?']
-    assert row_print('mirror', 'xquad', 'test', 'de')!=before
+    assert rows_fingerprint('mirror', 'xquad', 'test', 'de')!=before
 
 
 def test_a_second_mirror_with_the_same_readme_gives_its_own_rows(mirror, tmp_path, monkeypatch):
@@ -55,16 +55,16 @@ def test_a_changed_file_behind_a_link_is_noticed(mirror, tmp_path):
     (tmp_path/'deep').mkdir()
     (folder/'deep').symlink_to(tmp_path/'deep')
     (tmp_path/'deep'/'more.txt').write_text('one')
-    before, then = source_print('mirror', 'xquad'), (tmp_path/'deep'/'more.txt').stat()
+    before, then = source_fingerprint('mirror', 'xquad'), (tmp_path/'deep'/'more.txt').stat()
     (tmp_path/'deep'/'more.txt').write_text('two')
     os.utime(tmp_path/'deep'/'more.txt', ns=(then.st_atime_ns, then.st_mtime_ns))
-    assert source_print('mirror', 'xquad')!=before
+    assert source_fingerprint('mirror', 'xquad')!=before
 
 
 def pretraining_key(langs='sw'): return _stage_key.__wrapped__(Stage(kind='pretrain', model='mini', data='mirror', recipe=Recipe(), shape=Shape(origin='mirror', langs=langs)))
 
 
-def prints(): return source_print('mirror', 'xquad'), source_print('mirror', 'bucc2018'), text_print('mirror', ['sw']), pretraining_key()
+def prints(): return source_fingerprint('mirror', 'xquad'), source_fingerprint('mirror', 'bucc2018'), text_fingerprint('mirror', ['sw']), pretraining_key()
 
 
 def touched(folder):

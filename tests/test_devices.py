@@ -16,14 +16,14 @@ CPU = dict(CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
 two_cores = pytest.mark.skipif(os.cpu_count()<2, reason='two processes need two cores')
 CODE = """
 import json, sys
-from xstilts.run.stages import Cell, predict_cell, run_stage, stages
+from xstilts.run.stages import Experiment, predict_experiment, run_stage, stages
 from xstilts.core.store import read_json
 given = dict(target_train_limit=70, target_epochs=2, target_dropout=0., target_eval_steps=3, target_eval_rows=20, target_eps=1e-4, eval_limit=4, languages='en')  # eps: Adam makes whole steps of gradients that are nothing but rounding
-cell = Cell(model='mini-s', intermediate='none', target=sys.argv[2], seed=0, settings=given|json.loads(sys.argv[1]))
+experiment = Experiment(model='mini-s', intermediate='none', target=sys.argv[2], seed=0, settings=given|json.loads(sys.argv[1]))
 seen = []
-folder = run_stage(stages(cell)[-1], seen.append)
+folder = run_stage(stages(experiment)[-1], seen.append)
 made = read_json(folder/'stage.json')
-print(json.dumps(dict(log=made['log'], told=made['told'], sharding=made['sharding'], devices=made['devices'], key=made['key'], seen=len(seen), folder=str(folder), prob=predict_cell(cell)[0].get('prob'))))
+print(json.dumps(dict(log=made['log'], told=made['told'], sharding=made['sharding'], devices=made['devices'], key=made['key'], seen=len(seen), folder=str(folder), prob=predict_experiment(experiment)[0].get('prob'))))
 """
 
 
@@ -234,8 +234,8 @@ RESUMED = """
 import os, sys
 from pathlib import Path
 import xstilts.learn.train as t
-from xstilts.run.stages import Cell, make_stage, stages
-c = Cell(model='mini-s', intermediate='none', target='udpos', seed=3, settings=dict(target_train_limit=60, target_batch_size=7, target_epochs=2, target_checkpoint_steps=2, target_eval_steps=3, target_eval_rows=20, target_select='best'))
+from xstilts.run.stages import Experiment, make_stage, stages
+c = Experiment(model='mini-s', intermediate='none', target='udpos', seed=3, settings=dict(target_train_limit=60, target_batch_size=7, target_epochs=2, target_checkpoint_steps=2, target_eval_steps=3, target_eval_rows=20, target_select='best'))
 step, real = int(sys.argv[2]), t.save_checkpoint
 def stop(folder, n, *a):
     real(folder, n, *a)

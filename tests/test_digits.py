@@ -88,35 +88,35 @@ def target(task='udpos', **more):
     return Stage(kind='target', model='mini', tasks=(task,), seed=3, recipe=Recipe(max_length=128, reset_positions=True, **STEPS|more))
 
 
-def committed_stage(cell):
-    "Puts the shipped encoder with heads drawn by numpy where the target stage of a cell is looked for."
+def committed_stage(experiment):
+    "Puts the shipped encoder with heads drawn by numpy where the target stage of an experiment is looked for."
     import torch
     from safetensors.torch import save_file
     from xstilts.data.load import task_of
     from xstilts.learn.heads import Net
-    from xstilts.run.stages import describe, load_encoder, stages
+    from xstilts.run.stages import stage_record, load_encoder, stages
     from xstilts.core.files import sealed_folder
-    from xstilts.core.store import place, write_json
-    stage = stages(cell)[-1]
+    from xstilts.core.store import artifact_path, write_json
+    stage = stages(experiment)[-1]
     encoder, tok = load_encoder(None, 'mini')
-    net = Net(encoder, [replace(task_of('mini', cell.target), name=stage.tasks[0])])
+    net = Net(encoder, [replace(task_of('mini', experiment.target), name=stage.tasks[0])])
     rng = np.random.default_rng(0)
     heads = {k: torch.from_numpy(rng.normal(0, .3, v.shape).astype(np.float32)) for k, v in net.heads.state_dict().items()}
-    with sealed_folder(place('models', stage.key)) as to:
+    with sealed_folder(artifact_path('models', stage.key)) as to:
         encoder.save_pretrained(to/'backbone')
         tok.save_pretrained(to/'backbone')
         save_file(heads, to/'heads.safetensors')
-        write_json(to/'stage.json', describe(stage)|dict(log=[], told=[]))
+        write_json(to/'stage.json', stage_record(stage)|dict(log=[], told=[]))
 
 
 def digits_of_prediction():
     "Probabilities, scores of spans and nearest neighbours in two languages."
-    from xstilts.run.stages import Cell, predict_cell
+    from xstilts.run.stages import Experiment, predict_experiment
     res = {}
     for name in (*PREDICTED, 'tatoeba'):
-        cell = Cell(model='mini', intermediate='none', target=name, seed=0, settings=dict(eval_limit=6, target_train_limit=8, languages='de ja'))
-        if cell.trained: committed_stage(cell)
-        with batches_seen() as seen: rows = predict_cell(cell)
+        experiment = Experiment(model='mini', intermediate='none', target=name, seed=0, settings=dict(eval_limit=6, target_train_limit=8, languages='de ja'))
+        if experiment.trained: committed_stage(experiment)
+        with batches_seen() as seen: rows = predict_experiment(experiment)
         res[name] = dict(prob=[p for o in rows for p in o['prob'][:3]], batches=seen)
     return res
 

@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from xstilts.core.config import settings
 from xstilts.data.load import load, train_rows
-from xstilts.share.export import export_cell
+from xstilts.share.export import export_experiment
 from xstilts.learn.heads import Net, backbone, new_encoder
 from xstilts.evaluate.metrics import score
 from xstilts.evaluate.predict import read_predictions
 from xstilts.evaluate.retrieval import embed_dual, rank_answers, searchable
 from xstilts.data.sources import usable
-from xstilts.run.stages import Cell, _stage_key, data_print, load_encoder, predict_cell, prediction_key, run_cell, run_stage, score_key, stages, told_of_data
-from xstilts.core.store import place, read_json
+from xstilts.run.stages import Experiment, _stage_key, data_fingerprint, load_encoder, predict_experiment, prediction_key, run_experiment, run_stage, score_key, stages, data_warnings
+from xstilts.core.store import artifact_path, read_json
 from xstilts.evaluate.submission import score_folder
 from xstilts.catalog.tasks import tasks
 from xstilts.learn.tokenize import encode_dual, query_answer, sentences
@@ -94,29 +94,29 @@ def test_a_budget_of_pieces_keeps_pairs_and_groups(tmp_path):
 
 
 def test_lareqa_of_the_miniature(tmp_path):
-    "A stage of its own, its weights read back, scores of both sides of the same folder; the plain encoder is another cell."
-    cell = Cell(model='random:mini', intermediate='none', target='lareqa', seed=0, settings=dict(eval_limit=10, languages='de en', target_train_limit=32, target_epochs=1))
-    res = read_json(run_cell(cell))
-    made = read_json(place('models', stages(cell)[-1].key)/'stage.json')
+    "A stage of its own, its weights read back, scores of both sides of the same folder; the plain encoder is another experiment."
+    experiment = Experiment(model='random:mini', intermediate='none', target='lareqa', seed=0, settings=dict(eval_limit=10, languages='de en', target_train_limit=32, target_epochs=1))
+    res = read_json(run_experiment(experiment))
+    made = read_json(artifact_path('models', stages(experiment)[-1].key)/'stage.json')
     assert (made['kind'], made['tasks'], made['log'][-1]['total'], made['recipe']['negatives']) == ('target', ['lareqa'], 2, 4)
     assert all('stuck at chance' in o for o in res['flags']) and not res['same_data']
-    stored = read_predictions(place('predictions', prediction_key(cell)), 'lareqa')
-    again = predict_cell(cell)
+    stored = read_predictions(artifact_path('predictions', prediction_key(experiment)), 'lareqa')
+    again = predict_experiment(experiment)
     assert [o['pred'] for l in ('de', 'en') for o in stored[l]]==[o['pred'] for o in again]
     assert all(len(o['gold'])==2 and len(o['pred'])==20 for o in again)
-    out = export_cell(cell, tmp_path/'out', part=True)
+    out = export_experiment(experiment, tmp_path/'out', part=True)
     got = score_folder(out/'predictions', out/'labels', 'mini', langs='de en')['tasks']['lareqa']['languages']
     for l in ('de', 'en'): assert got[l]['map20']==pytest.approx(res['scores'][l]['map20'], abs=1e-6)
-    plain = Cell(**{**vars(cell), 'settings': dict(eval_limit=10, languages='de en', dual=False)})
-    assert not stages(plain) and prediction_key(plain)!=prediction_key(cell)
-    assert 'the encoder as it is' in read_json(run_cell(plain))['flags'][0]
-    export_cell(plain, tmp_path/'plain', part=True)
+    plain = Experiment(**{**vars(experiment), 'settings': dict(eval_limit=10, languages='de en', dual=False)})
+    assert not stages(plain) and prediction_key(plain)!=prediction_key(experiment)
+    assert 'the encoder as it is' in read_json(run_experiment(plain))['flags'][0]
+    export_experiment(plain, tmp_path/'plain', part=True)
     assert 'dual: false' in (tmp_path/'plain'/'README.txt').read_text()
 
 
 def forget():
     "What is remembered of rows within a process"
-    for o in (load, data_print, _stage_key): o.cache_clear()
+    for o in (load, data_fingerprint, _stage_key): o.cache_clear()
 
 
 @pytest.fixture
@@ -138,17 +138,17 @@ def folder(tmp_path, monkeypatch):
     forget()
 
 
-def mewslix(**more): return Cell(model='random:mini', intermediate='none', target='mewslix', seed=0, data='hub', settings=dict(languages='de en', target_epochs=1, **more))
+def mewslix(**more): return Experiment(model='random:mini', intermediate='none', target='mewslix', seed=0, data='hub', settings=dict(languages='de en', target_epochs=1, **more))
 
 
 def test_mewslix_from_a_folder(folder, tmp_path):
     "Mentions of Wikipedia train, those of WikiNews are scored among all entities; the same number from the official folder."
-    res = read_json(run_cell(mewslix(target_negatives=2, target_eval_steps=1)))
+    res = read_json(run_experiment(mewslix(target_negatives=2, target_eval_steps=1)))
     assert {l: o['n'] for l, o in res['scores'].items()}==dict(de=8, en=8) and 0<res['scores']['de']['map20']<=100
-    made = read_json(place('models', res['stages'][-1])/'stage.json')
+    made = read_json(artifact_path('models', res['stages'][-1])/'stage.json')
     assert (made['recipe']['batch_size'], made['recipe']['max_length'], made['log'][-1]['labels'], 'dev' in made['log'][-1])==(32, 64, 8, True)
-    for o in predict_cell(mewslix(target_negatives=2, target_eval_steps=1)): assert sorted(o['pred'])==sorted(f'Q {c}' for c in CITIES)  # each entity is a candidate once, not once per language
-    out = export_cell(mewslix(target_negatives=2, target_eval_steps=1), tmp_path/'out', part=True)
+    for o in predict_experiment(mewslix(target_negatives=2, target_eval_steps=1)): assert sorted(o['pred'])==sorted(f'Q {c}' for c in CITIES)  # each entity is a candidate once, not once per language
+    out = export_experiment(mewslix(target_negatives=2, target_eval_steps=1), tmp_path/'out', part=True)
     assert json.loads((out/'labels'/'mewslix'/'test-de.json').read_text())['test de Ulm']==['Q Ulm']
     got = score_folder(out/'predictions', out/'labels', 'xtreme-r', langs='de en')['tasks']['mewslix']['languages']
     for l in ('de', 'en'): assert got[l]['map20']==pytest.approx(res['scores'][l]['map20'], abs=1e-6)
@@ -158,7 +158,7 @@ def test_mewslix_without_training_rows(folder):
     "The file that lacks is named, and what can be done without it; then it is another measure, which is told."
     (folder/'wikipedia_pairs-train.jsonl').unlink()
     with pytest.raises(ValueError, match='mewslix: wikipedia_pairs-train.jsonl is not there; .*`dual: false` scores the encoder without this training'): score_key(mewslix())
-    res = read_json(run_cell(mewslix(dual=False)))
+    res = read_json(run_experiment(mewslix(dual=False)))
     assert res['stages']==[] and 'another measure than XTREME-R' in res['flags'][0]
 
 
@@ -183,9 +183,9 @@ def test_sentences_are_those_of_lareqa():
 @mirror
 def test_lareqa_of_the_mirror():
     "Trained on SQuAD, none of whose training paragraphs is in the test; on its development set all of them are, and that is told."
-    def cell(**more): return Cell(model='random:mini', intermediate='none', target='lareqa', seed=0, data='mirror', settings=dict(eval_limit=4, languages='en zh', target_train_limit=16, target_epochs=1, **more))
-    res = read_json(run_cell(cell()))
+    def experiment(**more): return Experiment(model='random:mini', intermediate='none', target='lareqa', seed=0, data='mirror', settings=dict(eval_limit=4, languages='en zh', target_train_limit=16, target_epochs=1, **more))
+    res = read_json(run_experiment(experiment()))
     assert set(res['scores'])=={'en', 'zh'} and all('stuck at chance' in o for o in res['flags'])
-    assert all(o['context'].startswith(o['text'][:5]) or o['text'] in o['context'] for o in cell().rows('en') if o['side']=='candidate')
-    told = told_of_data(Cell(**{**vars(cell()), 'settings': dict(eval_limit=4, languages='en', target_train_from='dev')}))
+    assert all(o['context'].startswith(o['text'][:5]) or o['text'] in o['context'] for o in experiment().rows('en') if o['side']=='candidate')
+    told = data_warnings(Experiment(**{**vars(experiment()), 'settings': dict(eval_limit=4, languages='en', target_train_from='dev')}))
     assert told[0]=='squad_v1 is trained on its dev split (dev)' and told[1].startswith('test items among the training rows of squad_v1: en ')

@@ -1,4 +1,4 @@
-"""Cheaper ways to run a network: what they cost in points on the embedded encoder, and through the door of a cell."""
+"""Cheaper ways to run a network: what they cost in points on the embedded encoder, and through the door of an experiment."""
 import importlib.util
 import tempfile
 from pathlib import Path
@@ -8,8 +8,8 @@ import torch
 from xstilts.data.load import test_rows as items, train_rows
 from xstilts.evaluate.runtimes import EXTRA, compared, run_by
 from xstilts.learn.heads import Net, first_position
-from xstilts.run.stages import Cell, load_encoder, prediction_key, run_cell
-from xstilts.core.store import place, read_json
+from xstilts.run.stages import Experiment, load_encoder, prediction_key, run_experiment
+from xstilts.core.store import artifact_path, read_json
 from xstilts.catalog.tasks import tasks
 from xstilts.learn.tokenize import encode
 from xstilts.learn.train import Recipe, TaskFeed, train
@@ -48,9 +48,9 @@ def test_a_cell_run_by_onnx_is_the_cell(target, tmp_path, monkeypatch):
     "Pairs, tags, spans and choices: predictions of their own, the same answers, and a result that says what ran them."
     monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path))
     few = dict(target_train_limit=24, target_max_steps=2, eval_limit=12, languages='de ja')
-    plain, onnx = (Cell(model='mini-s', intermediate='none', target=target, seed=0, settings=few|o) for o in ({}, dict(runtime='onnx')))
-    got, want = read_json(run_cell(onnx)), read_json(run_cell(plain))
+    plain, onnx = (Experiment(model='mini-s', intermediate='none', target=target, seed=0, settings=few|o) for o in ({}, dict(runtime='onnx')))
+    got, want = read_json(run_experiment(onnx)), read_json(run_experiment(plain))
     assert prediction_key(onnx)!=prediction_key(plain)==got['against'] and got['runtime']=='onnx' and 'runtime' not in want
     assert got['scores']==want['scores'] and got['stages']==want['stages']
     for o in got['difference'].values(): assert o['same']==1 and o['difference']==0 and o['moved']<1e-4, got['difference']
-    assert any('points against torch' in o for o in got['flags']) and len(list(place('models').iterdir()))==1
+    assert any('points against torch' in o for o in got['flags']) and len(list(artifact_path('models').iterdir()))==1

@@ -5,7 +5,7 @@ from importlib.resources import files
 import pytest
 from xstilts.catalog.encoders import model, own_models
 from xstilts.learn.mlm import Shape, pretrain
-from xstilts.run.stages import Cell, load_encoder, pretraining
+from xstilts.run.stages import Experiment, load_encoder, pretraining
 from xstilts.learn.train import Recipe
 
 SHIPPED = ('mini', 'mini-s')
@@ -22,7 +22,7 @@ def test_card_and_recipe_agree(name):
     "Shape, vocabulary and languages are those of the row that makes the encoder again; the card says that there was bilingual supervision."
     card = folder(name).joinpath('README.md').read_text()
     assert 'Bilingual supervision: yes' in card and f'`{name}-remade`' in card and 'Licence' in card
-    row, s = own_models()[f'{name}-remade'], pretraining(Cell(model=f'{name}-remade', intermediate='none', target='tatoeba', seed=0))
+    row, s = own_models()[f'{name}-remade'], pretraining(Experiment(model=f'{name}-remade', intermediate='none', target='tatoeba', seed=0))
     encoder, tok = load_encoder(None, name)
     c = encoder.config
     assert (c.num_hidden_layers, c.hidden_size, c.num_attention_heads)==(s.shape.layers, s.shape.hidden, s.shape.heads)
@@ -34,7 +34,7 @@ def test_card_and_recipe_agree(name):
 
 def test_the_recipe_trains(tmp_path):
     "The recipe of mini-s on little text for a few updates."
-    s = pretraining(Cell(model='mini-s-remade', intermediate='none', target='tatoeba', seed=0))
+    s = pretraining(Experiment(model='mini-s-remade', intermediate='none', target='tatoeba', seed=0))
     shape = Shape(**{k: getattr(s.shape, k) for k in Shape.__dataclass_fields__}|dict(documents=40, vocab=800))
     _, _, log = pretrain(shape, Recipe(lr=s.recipe.lr, max_steps=60, dropout=0., max_length=128, warmup=.3), tmp_path)
     assert log[-1]['loss']<log[0]['loss']-.3

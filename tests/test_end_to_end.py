@@ -56,11 +56,11 @@ def whole(tmp_path_factory):
 
 
 def test_study_reaches_its_report(whole):
-    "Every cell has scores, the report shows tables and words, and a second run does nothing."
+    "Every experiment has scores, the report shows tables and words, and a second run does nothing."
     assert len(scores(whole))==6
     report = (whole/'reports'/'tiny'/'report.ipynb').read_text()
     assert 'baseline (no intermediate)' in report and 'miniature world' in report and 'image/png' in report
-    assert len(list((whole/'reports'/'tiny'/'cells').glob('*.ipynb')))==6
+    assert len(list((whole/'reports'/'tiny'/'experiments').glob('*.ipynb')))==6
     again = subprocess.run(command(whole, 'run'), cwd=root, env=at(whole), capture_output=True, text=True)
     assert again.returncode==0 and ' 0 to run' in again.stdout, again.stdout+again.stderr
 
@@ -75,8 +75,8 @@ def test_encoder_is_above_its_floors(whole):
 
 def test_one_cell_is_rendered_again(whole):
     "`report` takes the key of a node too, and renews the copy in the rendered study."
-    key = next((whole/'reports'/'tiny'/'cells').glob('score-mini-none-udpos*')).stem
-    copy = whole/'reports'/'tiny'/'cells'/f'{key}.ipynb'
+    key = next((whole/'reports'/'tiny'/'experiments').glob('score-mini-none-udpos*')).stem
+    copy = whole/'reports'/'tiny'/'experiments'/f'{key}.ipynb'
     copy.write_text('stale')
     res = subprocess.run([str(xstilts), 'report', key], cwd=root, env=at(whole), capture_output=True, text=True)
     assert res.returncode==0, res.stderr
@@ -101,7 +101,7 @@ def test_a_mean_that_is_not_there_counts_nothing(what, why, whole):
     assert res.returncode==2 and why in res.stderr and 'Traceback' not in res.stderr
 
 
-@pytest.mark.parametrize('name', ['50_stage', '51_cell', '60_intermediate_tasks'])
+@pytest.mark.parametrize('name', ['50_stage', '51_experiment', '60_intermediate_tasks'])
 def test_template_runs_by_plain_papermill(name, whole, tmp_path):
     "As JupyterLab runs it: from the folder of the notebooks, on a fresh kernel, with its own defaults; the study on one that is in the store."
     params = ['-p', 'study', str(whole/'tiny.yaml')] if name[0]=='6' else []
@@ -133,17 +133,17 @@ def test_killed_at_random_moments(whole, tmp_path):
 PLAIN = dict(intermediate='none', target='udpos', settings=dict(target_train_limit=256, target_epochs=3, target_checkpoint_steps=2))
 MODELLED = dict(intermediate='mnli', target='tatoeba', settings=dict(intermediate_train_limit=256, intermediate_epochs=1, intermediate_mlm_rate=.5, intermediate_mlm_languages='en ja', intermediate_checkpoint_steps=2))
 
-@pytest.mark.parametrize('cell', [PLAIN, MODELLED], ids=['target', 'with modelling'])
-def test_stage_killed_between_updates(cell, tmp_path):
+@pytest.mark.parametrize('experiment', [PLAIN, MODELLED], ids=['target', 'with modelling'])
+def test_stage_killed_between_updates(experiment, tmp_path):
     "A training process killed with -9 after some updates goes on from its checkpoint to the same weights."
-    code = f"cell = {cell!r}" + """
+    code = f"cell = {experiment!r}" + """
 import os, sys
 os.environ['XSTILTS_ARTIFACTS'] = sys.argv[1]
 import xstilts.run.stages as s
-from xstilts.run.stages import Cell, run_stage, stages
+from xstilts.run.stages import Experiment, run_stage, stages
 from xstilts.core.store import read_json
 s.MLM_DOCUMENTS = 200
-c = Cell(model='mini', seed=3, **cell)
+c = Experiment(model='mini', seed=3, **experiment)
 step = int(sys.argv[2])
 if step:
     import xstilts.learn.train as t
@@ -182,7 +182,7 @@ def test_bad_input_is_one_clear_error(change, words, tmp_path):
 
 
 def test_a_failing_node_does_not_stop_the_rest(tmp_path):
-    "An intermediate whose lock cannot be taken: its cells fail and say why, the others are finished, and the report says what is missing."
+    "An intermediate whose lock cannot be taken: its experiments fail and say why, the others are finished, and the report says what is missing."
     env = at(tmp_path)
     code = "import sys; from xstilts.run.study import *; n = plan(load_study(sys.argv[1])); print([k for k,o in n.items() if o.kind=='stage' and 'squad' in k and 'intermediate' in k][0])"
     key = subprocess.run([sys.executable, '-c', code, str(tmp_path/'tiny.yaml')], cwd=root, env=env, capture_output=True, text=True, check=True).stdout.split()[-1]

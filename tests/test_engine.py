@@ -19,8 +19,8 @@ from xstilts import cli
 from xstilts.report import site
 from xstilts.run import engine
 from xstilts.run.stages import stages
-from xstilts.core.store import place, read_json
-from xstilts.run.study import Node, cells, load_study, plan
+from xstilts.core.store import artifact_path, read_json
+from xstilts.run.study import Node, experiments, load_study, plan
 
 root = Path(__file__).parents[1]
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -33,8 +33,8 @@ def store(tmp_path, monkeypatch):
     return tmp_path
 
 
-def node(key, *parents, kind='cell', notebook='50_stage', **params):
-    return Node(kind=kind, key=key, title=key, notebook=notebook, params=MappingProxyType(params), parents=parents, result=place('scores', key))
+def node(key, *parents, kind='experiment', notebook='50_stage', **params):
+    return Node(kind=kind, key=key, title=key, notebook=notebook, params=MappingProxyType(params), parents=parents, result=artifact_path('scores', key))
 
 
 def graph(*nodes): return {o.key: o for o in nodes}
@@ -54,7 +54,7 @@ def fake(monkeypatch, store):
     def execute(notebook, to, params, fork):
         Fake.ran.append(to.stem)
         if to.stem in Fake.errors: raise Fake.errors[to.stem]
-        if not to.stem.startswith('report-') and to.stem!='lazy': place('scores', to.stem).touch()
+        if not to.stem.startswith('report-') and to.stem!='lazy': artifact_path('scores', to.stem).touch()
         to.write_text('{"cells": []}')
     monkeypatch.setattr(engine, 'execute', execute)
     return Fake
@@ -70,7 +70,7 @@ def test_whatever_a_node_ends_in_is_its_failure(error, fake):
     errors = engine.run(graph(node('a'), node('b'), node('c', 'b'), node('d', 'a')), jobs=2, say=lambda o: None)
     assert errors.keys()=={'b', 'c'} and type(error).__name__ in errors['b'] and errors['c']=='not started: b failed'
     assert sorted(fake.ran)==['a', 'b', 'd']
-    assert type(error).__name__ in read_json(place('logs', 'b.json'))['trace']
+    assert type(error).__name__ in read_json(artifact_path('logs', 'b.json'))['trace']
 
 
 def test_a_notebook_that_makes_nothing_has_failed(fake):
@@ -102,7 +102,7 @@ def test_braces_in_paths(store, monkeypatch):
     nbformat.write(nb, folder/'stub.ipynb')
     engine.execute(folder/'stub.ipynb', folder/'out.ipynb', dict(x=41), fork=False)
     assert '42' in (folder/'out.ipynb').read_text()
-    assert not list(place('work').glob('*.ipynb'))
+    assert not list(artifact_path('work').glob('*.ipynb'))
 
 
 # What ends threads, kernels and outputs
@@ -124,7 +124,7 @@ def test_a_warm_process_that_does_not_start_ends_the_run(fake):
     fake.errors['a'] = engine.Stopped('too little memory')
     errors = engine.run(graph(node('a'), node('b')), jobs=1, say=lambda o: None)
     assert errors==dict(a='too little memory', b='not started: the run stopped at a')
-    assert 'Stopped' in read_json(place('logs', 'a.json'))['trace']
+    assert 'Stopped' in read_json(artifact_path('logs', 'a.json'))['trace']
 
 
 def test_nodes_that_wait_for_each_other_are_not_forgotten(fake):
@@ -256,20 +256,20 @@ def test_two_study_files_of_one_name(fake, store):
     with pytest.raises(ValueError, match="two study files are called 'demo': .*b.yaml and .*a.yaml"): engine.run(second)
     assert fake.ran==['a', 'report-demo-01234567']
     (store/'a.yaml').unlink()
-    place('notebooks', 'report-demo-01234567.ipynb').unlink()
+    artifact_path('notebooks', 'report-demo-01234567.ipynb').unlink()
     assert not engine.run(second, say=lambda o: None)
     assert read_json(store/'reports'/'demo'/'.study')['file']==str(store/'b.yaml')
 
 
 def test_only_what_a_run_made_is_replaced(fake, store):
-    "A folder of an earlier version is taken over; its stale cells go, notes and checkpoints stay"
+    "A folder of an earlier version is taken over; its stale experiments go, notes and checkpoints stay"
     folder = store/'reports'/'demo'
-    for o in ('report.ipynb', 'study.yaml', '.report-demo-89abcdef', 'notes.md', 'cells/score-old-89abcdef.ipynb', 'cells/mine.ipynb', 'cells/.ipynb_checkpoints/x.ipynb'):
+    for o in ('report.ipynb', 'study.yaml', '.report-demo-89abcdef', 'notes.md', 'experiments/score-old-89abcdef.ipynb', 'experiments/mine.ipynb', 'experiments/.ipynb_checkpoints/x.ipynb'):
         (folder/o).parent.mkdir(parents=True, exist_ok=True)
         (folder/o).write_text('old')
     assert not engine.run(graph(node('score-a-00000000'), study(store, 'score-a-00000000')), say=lambda o: None)
     found = sorted(o.relative_to(folder).as_posix() for o in folder.rglob('*') if o.is_file())
-    assert found==['.report-demo-01234567', '.study', 'cells/.ipynb_checkpoints/x.ipynb', 'cells/mine.ipynb', 'cells/score-a-00000000.ipynb', 'notes.md', 'report.ipynb', 'study.yaml']
+    assert found==['.report-demo-01234567', '.study', 'experiments/.ipynb_checkpoints/x.ipynb', 'experiments/mine.ipynb', 'experiments/score-a-00000000.ipynb', 'notes.md', 'report.ipynb', 'study.yaml']
     assert (folder/'notes.md').read_text()=='old' and (folder/'report.ipynb').read_text()=='{"cells": []}'
 
 
@@ -290,7 +290,7 @@ def test_hidden_folders_of_dead_runs_are_swept(fake, store):
     dead = subprocess.Popen(['true'])
     dead.wait()
     for pid,name in ((dead.pid, 'report.ipynb'), (os.getpid(), 'report.ipynb')):
-        (store/'reports'/f'.demo.{pid}'/'cells').mkdir(parents=True)
+        (store/'reports'/f'.demo.{pid}'/'experiments').mkdir(parents=True)
         (store/'reports'/f'.demo.{pid}'/name).write_text('{}')
     (store/'reports'/f'.demo x.{dead.pid}').mkdir()
     assert not engine.run(graph(node('a'), study(store, 'a')), say=lambda o: None)
@@ -323,9 +323,9 @@ def test_jobs_that_mean_nothing_are_refused(jobs, capsys):
 def test_bookkeeping_of_twenty_thousand_nodes_is_linear(monkeypatch):
     "119 s when every node looked through all of them; about a second now"
     stage = [node(f't{i}', kind='stage') for i in range(5000)]
-    cell = [node(f'c{i}', f't{i//3}') for i in range(15000)]
-    nodes = graph(*stage, *cell, replace(node('r', *(o.key for o in cell), kind='report'), params=MappingProxyType({})))
-    monkeypatch.setattr(engine, 'done', lambda o: False)
+    experiment = [node(f'c{i}', f't{i//3}') for i in range(15000)]
+    nodes = graph(*stage, *experiment, replace(node('r', *(o.key for o in experiment), kind='report'), params=MappingProxyType({})))
+    monkeypatch.setattr(engine, 'is_done', lambda o: False)
     monkeypatch.setattr(engine, 'collect', lambda *a, **kw: None)
     monkeypatch.setattr(engine, 'check_folder', lambda o: None)
     monkeypatch.setattr(engine, 'run_node', lambda o, fork: 'bad' if o.key.endswith('7') else '')
@@ -356,21 +356,21 @@ def test_each_training_of_a_sequence_has_its_own_node(store):
     trainings = {k: o for k,o in plan(made).items() if o.kind=='stage'}
     assert engine.run(trainings, jobs=1, say=lambda o: None)=={}
     for k,task in zip(trainings, ('udpos', 'panx')):
-        assert read_json(place('models', k)/'stage.json')['tasks']==[task]
-        assert f"'name': 'mini {task}" in place('notebooks', f'{k}.ipynb').read_text()
-    last = [o for o in cells(made) if o.intermediate!='none'][0]
+        assert read_json(artifact_path('models', k)/'stage.json')['tasks']==[task]
+        assert f"'name': 'mini {task}" in artifact_path('notebooks', f'{k}.ipynb').read_text()
+    last = [o for o in experiments(made) if o.intermediate!='none'][0]
     assert [o.key for o in stages(last)]==list(trainings)
 
 
 def test_a_training_that_an_earlier_version_executed_is_found_by_its_key(store):
     "Those passed the kind of the stage only; the report of a study is no training"
     def executed(key, template, **parameters):
-        f = place('notebooks', f'{key}.ipynb')
+        f = artifact_path('notebooks', f'{key}.ipynb')
         f.write_text(json.dumps(dict(metadata=dict(papermill=dict(input_path=f'nbs/{template}.ipynb', parameters=parameters)))))
         return cli._made_from(f)
     made = executed('intermediate-b-01234567', '50_stage', phase='intermediate', seed=0)
     assert (made.kind, made.params)==('stage', dict(seed=0, key='intermediate-b-01234567'))
-    assert executed('score-b-01234567', '51_cell', seed=0).params==dict(seed=0)
+    assert executed('score-b-01234567', '51_experiment', seed=0).params==dict(seed=0)
     assert executed('report-b-01234567', '60_intermediate_tasks', study='b.yaml') is None
 
 
@@ -380,6 +380,6 @@ def test_an_unknown_training_is_refused():
     first,second = [o.source for o in nb.cells if o.cell_type=='code'][:2]
     space = {}
     exec(first, space)
-    with pytest.raises(ValueError, match="unknown training of this cell 'target-x'"): exec(second, space|dict(key='target-x'))
+    with pytest.raises(ValueError, match="unknown training of this experiment 'target-x'"): exec(second, space|dict(key='target-x'))
     exec(second, space)
     assert space['stage'].kind=='target'

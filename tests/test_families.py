@@ -8,10 +8,10 @@ import torch
 import transformers as t
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from xstilts.learn.batches import budgeted, collate
+from xstilts.learn.batches import token_budget_batches, collate
 from xstilts.evaluate.runtimes import EXTRA, run_by
 from xstilts.learn.heads import Net, backbone, first_position, fits, longest, tokenizer
-from xstilts.share.hub_folders import CLASSES, difference, refusal, stock
+from xstilts.share.hub_folders import CLASSES, difference, export_refusal, transformers_model
 from xstilts.mini.rows import rows
 from xstilts.catalog.encoders import model
 from xstilts.evaluate.retrieval import embed
@@ -89,7 +89,7 @@ def logits(net, name, enc, pad, budget=8192):
     res, whole = [None]*len(enc), net.heads[name].kind in ('pair', 'score', 'choice')
     net.eval()
     with torch.inference_mode():
-        for ix in budgeted(enc.lengths, budget):
+        for ix in token_budget_batches(enc.lengths, budget):
             out = net.logits(collate(enc, ix, pad, first_position(net.encoder)), name).numpy()
             for i, o, n in zip(ix, out, enc.lengths[ix]): res[i] = o if whole else o[:n]
     return res
@@ -175,11 +175,11 @@ def test_dropout_is_set_everywhere(family, folders):
 def test_whole_cells_run(family, folders, tmp_path, monkeypatch):
     "Trained, predicted and scored through the store, from the folder and from random weights."
     monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path))
-    from xstilts.run.stages import Cell, run_cell
+    from xstilts.run.stages import Experiment, run_experiment
     from xstilts.core.store import read_json
     few = dict(target_train_from='dev', target_train_limit=12, target_max_steps=2, target_max_length=LENGTH, eval_limit=3, languages='de ja')
     for name in (folders[family], f'random:{folders[family]}'):
-        scores = read_json(run_cell(Cell(model=name, intermediate='none', target='xquad' if name.startswith('random') else 'xnli', seed=0, settings=few)))['scores']
+        scores = read_json(run_experiment(Experiment(model=name, intermediate='none', target='xquad' if name.startswith('random') else 'xnli', seed=0, settings=few)))['scores']
         assert set(scores)=={'de', 'ja'} and all(o['n']==3 for o in scores.values())
 
 
@@ -190,12 +190,12 @@ def test_the_class_of_transformers_says_the_same_or_is_refused(family, kind, fol
     task = tasks[HEADS[kind]]
     net, tok = parts(folders[family], [task.name])
     for p in net.heads.parameters(): p.data += .3*torch.randn_like(p)
-    why = refusal(kind, net.encoder.config.model_type, model(folders[family]).pooled)
+    why = export_refusal(kind, net.encoder.config.model_type, model(folders[family]).pooled)
     if why:
         assert kind=='choice' or family=='mmbert' or (family=='mt5' and kind!='tags'), why
         return
     assert kind!='choice' and family!='mmbert'
-    plain = stock(net.encoder, task, net.heads[task.name])
+    plain = transformers_model(net.encoder, task, net.heads[task.name])
     assert difference(net, plain, task, tok.pad_token_id)<1e-5
     plain.save_pretrained(tmp_path)
     again = getattr(t, CLASSES[kind]).from_pretrained(tmp_path)
@@ -208,7 +208,7 @@ def test_a_pipeline_says_what_the_head_says(family, folders, tmp_path):
     net, tok = parts(folders[family], ['mnli'])
     for p in net.heads.parameters(): p.data += .3*torch.randn_like(p)
     some = rows('mnli', 'dev')[:5]
-    stock(net.encoder, tasks['mnli'], net.heads['mnli']).save_pretrained(tmp_path)
+    transformers_model(net.encoder, tasks['mnli'], net.heads['mnli']).save_pretrained(tmp_path)
     tok.save_pretrained(tmp_path)
     ours = [torch.softmax(torch.tensor(o), -1) for o in logits(net, 'mnli', encode(tok, some, tasks['mnli'], LENGTH), tok.pad_token_id)]
     theirs = t.pipeline('text-classification', model=str(tmp_path), top_k=None)
@@ -219,20 +219,20 @@ def test_a_pipeline_says_what_the_head_says(family, folders, tmp_path):
 
 @pytest.mark.parametrize('target', ['xnli', 'panx', 'xquad'])
 def test_a_model_that_writes_runs_as_a_cell(target, folders, tmp_path, monkeypatch):
-    "After an intermediate task, through the store; what cannot be read is told, and nothing is shared with the encoder's cells."
+    "After an intermediate task, through the store; what cannot be read is told, and nothing is shared with the encoder's experiments."
     monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path))
-    from xstilts.run.stages import Cell, Stage, run_cell, score_key, stages
-    from xstilts.core.store import place, read_json
+    from xstilts.run.stages import Experiment, Stage, run_experiment, score_key, stages
+    from xstilts.core.store import artifact_path, read_json
     few = dict(target_train_from='dev', target_train_limit=8, target_max_steps=2, intermediate_train_from='dev', intermediate_train_limit=8, intermediate_max_steps=2, eval_limit=2, languages='de ja')
     phase = 'pawsx' if target=='xnli' else 'none'
-    cell = Cell(model=folders['mt5'], intermediate=phase, target=target, seed=0, settings=dict(few, head='text2text', target_max_length=64, intermediate_max_length=64))
+    experiment = Experiment(model=folders['mt5'], intermediate=phase, target=target, seed=0, settings=dict(few, head='text2text', target_max_length=64, intermediate_max_length=64))
     monkeypatch.setattr('xstilts.learn.text2text.TARGET', dict(pair=4, tags=8, span=8))
-    got = read_json(run_cell(cell))
+    got = read_json(run_experiment(experiment))
     assert set(got['scores'])=={'de', 'ja'} and any('could not be read' in o for o in got['flags'])
-    model_folder = place('models', got['stages'][-1])
+    model_folder = artifact_path('models', got['stages'][-1])
     assert any('decoder' in k for k in load_file(model_folder/'backbone/model.safetensors')) and read_json(model_folder/'stage.json')['head']=='text2text'
-    other = Cell(model=folders['mt5'], intermediate=phase, target=target, seed=0, settings=few)
-    assert score_key(other)!=score_key(cell) and not {o.key for o in stages(other)}&{o.key for o in stages(cell)} and Stage.__dataclass_fields__['head'].default==''
+    other = Experiment(model=folders['mt5'], intermediate=phase, target=target, seed=0, settings=few)
+    assert score_key(other)!=score_key(experiment) and not {o.key for o in stages(other)}&{o.key for o in stages(experiment)} and Stage.__dataclass_fields__['head'].default==''
 
 
 def spoilt(folder, to, how):
@@ -315,8 +315,8 @@ def test_modelling_goes_on_with_any_tokenizer(family, folders, tmp_path, monkeyp
     "Masked language modelling among the updates of a stage, whatever the tokenizer puts around a text and calls it."
     monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path))
     monkeypatch.setattr('xstilts.run.stages.MLM_DOCUMENTS', 20)
-    from xstilts.run.stages import Cell, run_stage, stages
+    from xstilts.run.stages import Experiment, run_stage, stages
     from xstilts.core.store import read_json
     few = dict(target_train_from='dev', target_train_limit=8, target_max_steps=4, target_max_length=64, target_mlm_rate=.5, target_mlm_languages='en')
-    log = read_json(run_stage(stages(Cell(model=folders[family], intermediate='none', target='xnli', seed=0, settings=few))[-1])/'stage.json')['log']
+    log = read_json(run_stage(stages(Experiment(model=folders[family], intermediate='none', target='xnli', seed=0, settings=few))[-1])/'stage.json')['log']
     assert np.isfinite([o['loss'] for o in log]).all()

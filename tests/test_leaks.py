@@ -5,7 +5,7 @@ import pytest
 from xstilts.data.load import load
 from xstilts.mini.rows import MAKERS, SIZES
 from xstilts.mini.grammars import LANGS
-from xstilts.data.partial_input import card
+from xstilts.data.partial_input import partial_input_summary
 from xstilts.catalog.tasks import tasks, train_task
 
 MARGIN = 8.  # points; the standard error of 600 items is 2
@@ -20,12 +20,12 @@ def store(tmp_path_factory):
 
 @pytest.mark.parametrize('task', ['xnli', 'pawsx', 'qqp', 'xcopa', 'hellaswag', 'csqa', 'cosmosqa'])
 def test_shallow_baselines_are_near_chance(task):
-    got = card(task, 1500)
+    got = partial_input_summary(task, 1500)
     assert all(v<got['chance']+MARGIN for v in got.values()), got
 
 
 def test_a_balanced_set_gives_little_away_to_one_like_it():
-    got = card('xnli', 1002, 'test')
+    got = partial_input_summary('xnli', 1002, 'test')
     assert all(v<got['chance']+MARGIN for v in got.values()), got
 
 

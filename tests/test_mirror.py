@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from xstilts.core.config import settings
-from xstilts.data.load import fingerprint, left_out, load, overlap, row_print, test_rows as rows_of_test
+from xstilts.data.load import fingerprint, left_out_note, load, overlap, rows_fingerprint, test_rows as rows_of_test
 from xstilts.data.sources import MIRROR_TEST, SOURCES, _part, _their_split, plain_text, split_names
 from xstilts.catalog.tasks import COLUMNS as TASK_COLUMNS, tasks
 
@@ -85,7 +85,7 @@ def test_every_set_of_a_task(task):
         assert set(rows[0])>={'id', 'lang', 'cluster', 'split'}|COLUMNS[tasks[task].kind]
         assert all(o['cluster'] and o['lang']==lang for o in rows)
         found.setdefault((split, '' if shared else lang), [n, 0])[1] += len(rows)
-        if not shared: assert two_sided(task, len(rows))==n or left_out('mirror', task, split, lang)
+        if not shared: assert two_sided(task, len(rows))==n or left_out_note('mirror', task, split, lang)
     for (split, _), (n, got) in found.items():
         if shared and split!='train': assert got==n
 
@@ -99,7 +99,7 @@ def test_the_mirror_is_not_empty(): assert len(MIRRORED)>15
 def test_rows_left_out_are_told():
     "TyDiQA's training set has answers that are not where they are said to be; who is left out is counted."
     rows = load('mirror', 'tydiqa', 'train', 'en')
-    told = re.search(r'(\d+) of ([\d,]+) rows cannot be used', left_out('mirror', 'tydiqa'))
+    told = re.search(r'(\d+) of ([\d,]+) rows cannot be used', left_out_note('mirror', 'tydiqa'))
     assert int(told[2].replace(',', ''))-int(told[1])==len(rows)
 
 
@@ -121,7 +121,7 @@ def test_limited_rows_are_the_first():
     "A limit reads a part of the same rows."
     every = load('mirror', 'tydiqa', 'test', 'fi')
     assert load('mirror', 'tydiqa', 'test', 'fi', 7)==every[:7]
-    assert row_print('mirror', 'tydiqa', 'test', 'fi', 7)==fingerprint(every[:7])
+    assert rows_fingerprint('mirror', 'tydiqa', 'test', 'fi', 7)==fingerprint(every[:7])
 
 
 @pytest.mark.parametrize('task, split', [('xnli', 'train'), ('xquad', 'train')])
@@ -137,8 +137,8 @@ def test_text_of_the_mirror_may_be_published():
 
 def test_a_majority_answer_of_what_really_trains():
     "Where another split trains, as MNLI's validation set for XNLI here, its most frequent class is the floor."
-    from xstilts.run.stages import Cell
+    from xstilts.run.stages import Experiment
     from xstilts.report.tables import majority
-    cell = Cell(model='random:mini', intermediate='none', target='xnli', seed=0, data='mirror', settings=dict(target_train_from='mnli:validation_matched', eval_limit=300, languages='de sw'))
-    got = majority(cell)
+    experiment = Experiment(model='random:mini', intermediate='none', target='xnli', seed=0, data='mirror', settings=dict(target_train_from='mnli:validation_matched', eval_limit=300, languages='de sw'))
+    got = majority(experiment)
     assert got.keys()=={'de', 'sw'} and got['de']==got['sw'] and 25<got['de']<42

@@ -10,9 +10,9 @@ import tracemalloc
 
 import pytest
 from xstilts.learn.heads import backbone, new_encoder, tokenizer
-from xstilts.core.hub import content_print
+from xstilts.core.hub import content_fingerprint
 from xstilts.catalog.encoders import Model
-from xstilts.run.stages import Cell, prediction_key, score_key, stages
+from xstilts.run.stages import Experiment, prediction_key, score_key, stages
 from xstilts.learn.tokenize import train_tokenizer
 
 FEW = dict(intermediate_train_limit=8, target_train_limit=8, eval_limit=4, languages='de', target_max_length=64)
@@ -31,12 +31,12 @@ def folder(tmp_path):
     return tmp_path/'sound'
 
 
-def cell(name, intermediate='mnli', target='xnli', **settings):
-    return Cell(model=str(name), intermediate=intermediate, target=target, seed=0, settings=dict(FEW)|settings)
+def experiment(name, intermediate='mnli', target='xnli', **settings):
+    return Experiment(model=str(name), intermediate=intermediate, target=target, seed=0, settings=dict(FEW)|settings)
 
 
 def keys(name, **kw):
-    made = cell(name, **kw)
+    made = experiment(name, **kw)
     return [*(o.key for o in stages(made)), prediction_key(made), score_key(made)]
 
 
@@ -92,7 +92,7 @@ def test_only_words_that_got_their_spaces_have_other_keys(monkeypatch):
 def test_weights_are_not_held_to_be_hashed(tmp_path):
     with open(tmp_path/'model.safetensors', 'wb') as f: f.truncate(200*2**20)
     tracemalloc.start()
-    content_print(tmp_path)
+    content_fingerprint(tmp_path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak<8*2**20, peak
@@ -110,7 +110,7 @@ def test_a_folder_of_the_hubs_cache_is_links(folder, tmp_path):
     assert backbone(str(snapshot)).config.hidden_size==16 and len(tokenizer(str(snapshot)))
 
 
-# What is refused, when a cell is made: before a plan, and long before anything is loaded
+# What is refused, when an experiment is made: before a plan, and long before anything is loaded
 
 def code(folder):
     changed(folder, 'config.json', model_type='mine', auto_map=dict(AutoConfig='mine.Config', AutoModel='mine.Model'))

@@ -5,7 +5,7 @@ import math
 import pytest
 from datasets import ClassLabel, Features, List, Value
 from mirrors import repository
-from xstilts.data.load import left_out, load
+from xstilts.data.load import left_out_note, load
 from xstilts.data.sources import SOURCES, _their_split, plain_text
 from xstilts.catalog.tasks import tasks
 
@@ -106,7 +106,7 @@ def test_a_row_without_a_label_is_told(task, change, mirror):
     split, lang = WHERE.get(task, ('test', 'de'))
     other = SOUND[task]|({'id': 'other'} if 'id' in SOUND[task] and isinstance(SOUND[task]['id'], str) else {'id': 2} if 'id' in SOUND[task] else {})
     assert len(read(mirror, task, SOUND[task], other|change))==1
-    assert left_out('mirror', task, split, lang)==f'mirror: {task} in {lang}, {split}: 1 of 2 rows have no label and are left out'
+    assert left_out_note('mirror', task, split, lang)==f'mirror: {task} in {lang}, {split}: 1 of 2 rows have no label and are left out'
     with pytest.raises(ValueError, match='none of 1 rows has a label'): read(mirror, task, SOUND[task]|change)
 
 
@@ -131,7 +131,7 @@ def test_every_broken_row_counts(mirror):
     good = [SOUND['pawsx']|dict(id=i) for i in range(1, 401)]
     with pytest.raises(ValueError, match='200 of 600 rows cannot be used: row 0: an id that is there 200 times'): read_english(mirror, [*good, *[SOUND['pawsx']|dict(id=0)]*200])
     assert len(read_english(mirror, [*good, SOUND['pawsx']|dict(id=0, sentence1=None)]))==400
-    assert '1 of 401 rows cannot be used: row number 400: column sentence1 holds None, not a text; they are left out of training' in left_out('mirror', 'pawsx')
+    assert '1 of 401 rows cannot be used: row number 400: column sentence1 holds None, not a text; they are left out of training' in left_out_note('mirror', 'pawsx')
 
 
 def read_english(mirror, rows):

@@ -19,7 +19,7 @@ WORDS = ('café là Ångström naïve Việt Nam ế tiếng ёлка Йод Ε�
 
 
 def double_array(entries):
-    "The trie of a `Precompiled` normaliser (darts-clone), a block of 256 cells per node, and its replacements"
+    "The trie of a `Precompiled` normaliser (darts-clone), a block of 256 experiments per node, and its replacements"
     root, texts = {}, b''
     for key, value in entries.items():
         node = root

@@ -61,7 +61,7 @@ VALUES = (
     ('study', '[a, b]', 'study takes one value, not a list'),
     # reports
     ('report', '50_stage', "unknown report notebook '50_stage'"),
-    ('report', '51_cell', "unknown report notebook '51_cell'"),
+    ('report', '51_experiment', "unknown report notebook '51_experiment'"),
     ('report', '90_benchmark', "unknown report notebook '90_benchmark'"),
     ('report', '../nbs/60_intermediate_tasks', 'unknown report notebook'),
     ('report', '/somewhere/else/60_mine', 'unknown report notebook'),

@@ -1,4 +1,4 @@
-"""Official folders: the benchmark's own numbers, our cells there and back, and mistakes that must not look like a weak model."""
+"""Official folders: the benchmark's own numbers, our experiments there and back, and mistakes that must not look like a weak model."""
 import json
 import os
 from types import MappingProxyType
@@ -7,9 +7,9 @@ import pytest
 from xstilts.cli import main
 from xstilts.core.config import settings
 from xstilts.share.export import export_study
-from xstilts.run.stages import run_cell
+from xstilts.run.stages import run_experiment
 from xstilts.core.store import read_json
-from xstilts.run.study import Study, cells
+from xstilts.run.study import Study, experiments
 from xstilts.evaluate.submission import members, score_folder
 from xstilts.catalog.tasks import tasks
 
@@ -89,14 +89,14 @@ def toy(tmp_path_factory):
     os.environ['XSTILTS_ARTIFACTS'] = str(folder/'artifacts')
     study = Study(name='toy', report='', data='mini', axes=MappingProxyType(dict(model=['random:mini'], intermediate=['none'], target=FORMS, seed=[0])),
         settings=MappingProxyType(dict(eval_limit=12, target_train_limit=32, target_epochs=1, layer=1)))
-    scores = {c.target: read_json(run_cell(c)) for c in cells(study)}
+    scores = {c.target: read_json(run_experiment(c)) for c in experiments(study)}
     yield scores, export_study(study, folder/'out', part=True)[0]
     del os.environ['XSTILTS_ARTIFACTS']
 
 
 @pytest.mark.parametrize('task', FORMS)
 def test_a_cell_there_and_back(task, toy):
-    "What is exported is scored as the cell was, every metric in every language."
+    "What is exported is scored as the experiment was, every metric in every language."
     scores, folder = toy
     got = score_folder(folder/'predictions', folder/'labels', 'mini')['tasks'][task]
     want = {l: {k: v for k, v in o.items() if k!='n'} for l, o in scores[task]['scores'].items()}
@@ -106,7 +106,7 @@ def test_a_cell_there_and_back(task, toy):
 
 
 def test_a_cell_by_the_command_line(toy, tmp_path, capsys):
-    "export takes the name of a cell, score gives its mean, a part is only exported where it is asked for."
+    "export takes the name of an experiment, score gives its mean, a part is only exported where it is asked for."
     scores, _ = toy
     key = scores['xnli']['key']
     assert main(['export', key, '--to', str(tmp_path/'a')])==2
@@ -119,7 +119,7 @@ def test_a_cell_by_the_command_line(toy, tmp_path, capsys):
     mine = [o['accuracy'] for o in scores['xnli']['scores'].values()]
     assert close(res['tasks']['xnli']['score'], sum(mine)/len(mine)) and res==json.loads((tmp_path/'s.json').read_text())
     assert main(['export', 'score-', '--to', str(tmp_path/'b'), '--part'])==2
-    assert f'{len(FORMS)} cells match' in capsys.readouterr().err
+    assert f'{len(FORMS)} experiments match' in capsys.readouterr().err
 
 
 def test_the_order_of_tatoeba(toy):

@@ -4,7 +4,7 @@ import os
 
 import pytest
 from xstilts.core.config import settings
-from xstilts.run.stages import Cell, run_cell, run_stage, stages
+from xstilts.run.stages import Experiment, run_experiment, run_stage, stages
 from xstilts.core.store import read_json
 from xstilts.catalog.tasks import tasks
 
@@ -26,44 +26,44 @@ def store(tmp_path_factory):
     del os.environ['XSTILTS_ARTIFACTS']
 
 
-def scored(cell):
-    res = read_json(run_cell(cell))
-    assert set(res['scores'])=={*cell.langs}
+def scored(experiment):
+    res = read_json(run_experiment(experiment))
+    assert set(res['scores'])=={*experiment.langs}
     for o in res['scores'].values(): assert o['n']>0 and all(math.isfinite(v) for v in o.values())
     return res
 
 
 @pytest.mark.parametrize('target', MINI)
-def test_targets_of_the_miniature(target): scored(Cell(model='random:mini', intermediate='none', target=target, seed=0, settings=SMALL|dict(languages='en de' if 'en' in tasks[target].langs and target!='tatoeba' else 'de ru')))
+def test_targets_of_the_miniature(target): scored(Experiment(model='random:mini', intermediate='none', target=target, seed=0, settings=SMALL|dict(languages='en de' if 'en' in tasks[target].langs and target!='tatoeba' else 'de ru')))
 
 
 @pytest.mark.parametrize('task', INTERMEDIATES)
 def test_intermediates_of_the_miniature(task):
-    s = stages(Cell(model='random:mini', intermediate=task, target='udpos', seed=0, settings=SMALL))[0]
+    s = stages(Experiment(model='random:mini', intermediate=task, target='udpos', seed=0, settings=SMALL))[0]
     assert math.isfinite(read_json(run_stage(s)/'stage.json')['log'][-1]['loss'])
 
 
 @mirror
 @pytest.mark.parametrize('target', REAL)
 def test_real_targets(target):
-    cell = Cell(model='random:mini', intermediate='none', target=target, seed=0, data='mirror', settings=SMALL|dict(target_train_from=REAL[target], languages=LANGS.get(target, 'en ru')))
-    told = ' '.join(scored(cell)['flags'])
+    experiment = Experiment(model='random:mini', intermediate='none', target=target, seed=0, data='mirror', settings=SMALL|dict(target_train_from=REAL[target], languages=LANGS.get(target, 'en ru')))
+    told = ' '.join(scored(experiment)['flags'])
     assert not REAL[target] or 'is trained on its dev split' in told
 
 
 @mirror
 @pytest.mark.parametrize('task', [o for o in REAL_INTERMEDIATES if o!='anli'])
 def test_real_intermediates(task):
-    s = stages(Cell(model='random:mini', intermediate=task, target='tatoeba', seed=0, data='mirror', settings=SMALL|dict(intermediate_train_from=REAL_INTERMEDIATES[task])))[0]
+    s = stages(Experiment(model='random:mini', intermediate=task, target='tatoeba', seed=0, data='mirror', settings=SMALL|dict(intermediate_train_from=REAL_INTERMEDIATES[task])))[0]
     assert math.isfinite(read_json(run_stage(s)/'stage.json')['log'][-1]['loss'])
 
 
 @mirror
 def test_training_and_scoring_on_one_split_is_refused():
     with pytest.raises(ValueError, match='pawsx is trained on its dev split and scored on it'):
-        Cell(model='mini', intermediate='none', target='pawsx', seed=0, data='mirror', settings=dict(target_train_from='validation', eval_split='dev'))
+        Experiment(model='mini', intermediate='none', target='pawsx', seed=0, data='mirror', settings=dict(target_train_from='validation', eval_split='dev'))
 
 
 def test_a_suite_member_without_data_is_named():
-    with pytest.raises(ValueError, match='bucc2018 is on no hub and its folder is not there'): Cell(model='mini', intermediate='none', target='bucc2018', seed=0, data='hub')
-    with pytest.raises(ValueError, match='all_free leaves ccg out'): Cell(model='mini', intermediate='all', target='xnli', seed=0, data='hub')
+    with pytest.raises(ValueError, match='bucc2018 is on no hub and its folder is not there'): Experiment(model='mini', intermediate='none', target='bucc2018', seed=0, data='hub')
+    with pytest.raises(ValueError, match='all_free leaves ccg out'): Experiment(model='mini', intermediate='all', target='xnli', seed=0, data='hub')

@@ -13,10 +13,10 @@ from dataclasses import dataclass,replace
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from ..core.assignments import Written,read_file,shown
+from ..core.assignments import Literal,read_file,quoted
 from ..core.config import nearest,revision,settings,table,unknown
-from ..core.declared import check_fields,declared,read,settings_of
-from ..core.hub import NotHere,check_folder,model_config,no_code
+from ..core.declared import check_fields,declared,parse_value,settings_of
+from ..core.hub import HubUnavailable,check_folder,model_config,refuse_code
 from .languages import languages
 from .trainings import CODES,DROPOUT,OPTIMISERS,RATE,Recipe,Shape
 
@@ -102,7 +102,7 @@ def _own(name:str, given:dict, line:int)->Model:
     "One row of models.yaml"
     if not re.fullmatch(r'[\w+-][\w.+-]*', name):
         form = 'letters, digits, dot, hyphen, plus and underscore, as in small-12'
-        raise ValueError(f"line {line}: {shown(name)} cannot name a model: {form}")
+        raise ValueError(f"line {line}: {quoted(name)} cannot name a model: {form}")
     if not isinstance(given, dict):
         raise ValueError(f"line {line}: model {name} needs settings, `{name}: {{path: owner/name}}`")
     row = {k: _value(name, k, o, line) for k,o in given.items()}
@@ -121,16 +121,16 @@ def _value(model:str, name:str, given, line:int):
     "A setting of a row"
     if name=='langs': return _langs(model, given, line)
     if name not in ROW: raise ValueError(f"line {line}: model {model}: {unknown('setting', name, ['langs', *ROW])}")
-    if not isinstance(given, Written): raise ValueError(f"line {line}: model {model}: {name} takes one value")
-    try: return read(ROW[name], given)
+    if not isinstance(given, Literal): raise ValueError(f"line {line}: model {model}: {name} takes one value")
+    try: return parse_value(ROW[name], given)
     except ValueError as e: raise ValueError(f"line {given.line}: model {model}: {e}") from e
 
 def _langs(model:str, given, line:int)->tuple[str,...]:
     "Codes of languages, as a list or with a space between"
     words = given if isinstance(given, list) else [given]
-    text = ' '.join(o.text for o in words if isinstance(o, Written))
+    text = ' '.join(o.text for o in words if isinstance(o, Literal))
     if not re.fullmatch(CODES['pattern'], text):
-        raise ValueError(f"line {line}: model {model}: langs must be {CODES['form']}, not {shown(text)}")
+        raise ValueError(f"line {line}: model {model}: langs must be {CODES['form']}, not {quoted(text)}")
     return tuple(text.split())
 
 # %% ../../nbs/catalog/20_encoders.ipynb #80f33ea8
@@ -229,9 +229,9 @@ def _repository(name, repo):
     near = nearest(repo, [o.path for o in models.values() if '/' in o.path])
     what = f"model {name!r} is no row and no folder{f', did you mean {near!r}?' if near else ':'}"
     try: config = model_config(repo, revision('models', repo))
-    except NotHere as e: raise NotHere(f"{what} {e}") from e
+    except HubUnavailable as e: raise HubUnavailable(f"{what} {e}") from e
     except ValueError as e: raise ValueError(f"{what} {e}") from e
-    no_code(f'model {name!r}: config.json', config)
+    refuse_code(f'model {name!r}: config.json', config)
     return _of_type(name, repo, config.get('model_type', ''))
 
 # %% ../../nbs/catalog/20_encoders.ipynb #302c4f99

@@ -14,7 +14,7 @@ from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from .assignments import read_file,shown
+from .assignments import read_file,quoted
 
 # %% ../../nbs/core/05_config.ipynb #5537202f
 def table(
@@ -43,7 +43,7 @@ def unknown(
     "The message for a name that does not exist: the value, the nearest spelling, the allowed ones"
     near = nearest(value, allowed)
     guess = f', did you mean {near!r}?' if near else ';'
-    return f"unknown {what} {shown(value)}{guess} allowed: {' '.join(map(str, allowed))}"
+    return f"unknown {what} {quoted(value)}{guess} allowed: {' '.join(map(str, allowed))}"
 
 def choose(
     what:str,  # the kind of thing, as in 'task'

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'SETTLED', 'TEMPORARY', 'MANIFEST', 'file_digest', 'digest_once', 'machine', 'owner', 'temporary',
-           'whole_file', 'whole_folder', 'seal', 'seal_of', 'put_sealed', 'sealed_file', 'sealed_folder', 'unreadable',
-           'file_damage', 'open_parquet', 'open_parquets', 'folder_damage', 'DamageWarning', 'warn', 'held', 'in_store',
-           'damaged_room', 'set_aside', 'sound', 'alive', 'abandoned']
+           'atomic_file', 'atomic_folder', 'seal', 'seal_of', 'commit_sealed', 'sealed_file', 'sealed_folder',
+           'unreadable', 'file_damage', 'open_parquet', 'open_parquets', 'folder_damage', 'DamageWarning', 'warn',
+           'file_lock', 'store_path', 'quarantine_folder', 'quarantine', 'is_intact', 'process_alive', 'is_stale']
 
 # %% ../../nbs/core/15_files.ipynb #3aa844d4
 import hashlib,json,os,re,shutil,socket,time,warnings
@@ -64,7 +64,7 @@ def temporary(to:Path)->Path:
 
 # %% ../../nbs/core/15_files.ipynb #643731b8
 @contextmanager
-def whole_file(
+def atomic_file(
     to:Path,  # where the file will be
 ):            # the path to write to
     "A file that appears when it is finished, or not at all"
@@ -75,7 +75,7 @@ def whole_file(
     finally: tmp.unlink(missing_ok=True)
 
 @contextmanager
-def whole_folder(
+def atomic_folder(
     to:Path,  # where the folder will be
 ):            # the folder to write into
     "A folder that appears with everything in it, or not at all; one that is there already stays"
@@ -98,13 +98,13 @@ def seal(
     "List size and checksum of the files of a folder"
     if files is None: files = [o for o in folder.rglob('*') if o.is_file() and o!=folder/name and not TEMPORARY.fullmatch(o.name)]
     listed = {o.relative_to(folder).as_posix(): dict(size=o.stat().st_size, blake2b=file_digest(o)) for o in sorted(files)}
-    with whole_file(folder/name) as tmp: tmp.write_text(json.dumps(listed, indent=1, ensure_ascii=False), encoding='utf-8')
+    with atomic_file(folder/name) as tmp: tmp.write_text(json.dumps(listed, indent=1, ensure_ascii=False), encoding='utf-8')
 
 def seal_of(path:Path)->Path:
     "The file that holds the checksum of a file"
     return path.with_name(f'{path.name}.blake2b')
 
-def put_sealed(
+def commit_sealed(
     made:Path,  # a finished file
     to:Path,    # in the same file system
 ):
@@ -112,26 +112,26 @@ def put_sealed(
     line = f'{file_digest(made)}  {to.name}\n'
     seal_of(to).unlink(missing_ok=True)  # so that a kill leaves a file without a checksum, never one with a wrong checksum
     os.replace(made, to)
-    with whole_file(seal_of(to)) as tmp: tmp.write_text(line, encoding='utf-8')
+    with atomic_file(seal_of(to)) as tmp: tmp.write_text(line, encoding='utf-8')
 
 # %% ../../nbs/core/15_files.ipynb #614884ef
 @contextmanager
 def sealed_file(
     to:Path,  # where the file will be
 ):            # the path to write to
-    "`whole_file`, with its checksum beside it"
+    "`atomic_file`, with its checksum beside it"
     tmp = temporary(to)
     try:
         yield tmp
-        put_sealed(tmp, to)
+        commit_sealed(tmp, to)
     finally: tmp.unlink(missing_ok=True)
 
 @contextmanager
 def sealed_folder(
     to:Path,  # where the folder will be
 ):            # the folder to write into
-    "`whole_folder`, with its manifest"
-    with whole_folder(to) as tmp:
+    "`atomic_folder`, with its manifest"
+    with atomic_folder(to) as tmp:
         yield tmp
         seal(tmp)
 
@@ -196,8 +196,8 @@ def _listed(manifest)->dict:
     if not manifest.is_file(): return {}
     try: res = json.loads(manifest.read_bytes())
     except ValueError: return {}
-    sound = isinstance(res, dict) and all(isinstance(o, dict) and {'size','blake2b'}<=o.keys() for o in res.values())
-    return res if sound else {}
+    is_intact = isinstance(res, dict) and all(isinstance(o, dict) and {'size','blake2b'}<=o.keys() for o in res.values())
+    return res if is_intact else {}
 
 def _differs(path, entry, compare)->str:
     "How a file of a folder differs from its entry in the manifest"
@@ -225,34 +225,34 @@ def warn(sentence:str):
     warnings.warn_explicit(sentence, DamageWarning, 'xstilts', 0, registry=_told)
 
 @contextmanager
-def held(path:Path):
+def file_lock(path:Path):
     "Hold a file as a lock; others who want it wait. A lock dies with its process"
     import fcntl
     with open(path, 'w') as f:
         fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
-def in_store(path:Path)->str:
+def store_path(path:Path)->str:
     "A path as messages show it, from the folder of the store"
     root = settings().artifacts_path
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
-def damaged_room()->Path:
+def quarantine_folder()->Path:
     "The folder of what was moved aside"
     res = settings().artifacts_path/'damaged'
     res.mkdir(parents=True, exist_ok=True)
     return res
 
-def set_aside(path:Path, why:str):
+def quarantine(path:Path, why:str):
     "Move something damaged, and its checksum, to `damaged` in the store, and warn"
     names = (f'{path.name}.{i}' for i in count())
-    to = next(o for o in (damaged_room()/n for n in names) if not os.path.lexists(o))
+    to = next(o for o in (quarantine_folder()/n for n in names) if not os.path.lexists(o))
     shutil.move(path, to)
     if os.path.lexists(seal_of(path)): shutil.move(seal_of(path), seal_of(to))
-    warn(f"{in_store(path)} was damaged: {why}. It was moved to {in_store(to)} and is made again where it is needed")
+    warn(f"{store_path(path)} was damaged: {why}. It was moved to {store_path(to)} and is made again where it is needed")
 
 # %% ../../nbs/core/15_files.ipynb #d9d677bc
-def sound(
+def is_intact(
     path:Path,
     damage,    # path -> what is wrong with it, such as `file_damage`
 )->bool:
@@ -260,21 +260,21 @@ def sound(
     if not os.path.lexists(path): return False
     with suppress(FileNotFoundError):  # another process is just moving it
         if not damage(path): return True
-    with held(damaged_room()/'.lock'):
+    with file_lock(quarantine_folder()/'.lock'):
         if not os.path.lexists(path): return False
         why = damage(path)
-        if why: set_aside(path, why)
+        if why: quarantine(path, why)
     return not why
 
 # %% ../../nbs/core/15_files.ipynb #716213a6
-def alive(process:int)->bool:
+def process_alive(process:int)->bool:
     "Does a process of this machine exist?"
     try: os.kill(process, 0)
     except ProcessLookupError: return False
     except PermissionError: return True
     return True
 
-def abandoned(path:Path)->bool:
+def is_stale(path:Path)->bool:
     "Was this written under a temporary name, on this machine, by a process that is dead?"
     m = TEMPORARY.fullmatch(path.name)
-    return bool(m) and m['machine']==machine() and not alive(int(m['process']))
+    return bool(m) and m['machine']==machine() and not process_alive(int(m['process']))

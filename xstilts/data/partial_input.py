@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOT', 'BASELINES', 'first_side', 'second_side', 'lengths', 'first_words', 'overlap', 'both_bags', 'bags_and_common',
-           'shallow', 'chance', 'card']
+           'partial_input_accuracy', 'chance', 'partial_input_summary']
 
 # %% ../../nbs/data/30_partial_input.ipynb #a9f4a422
 import re
@@ -36,7 +36,7 @@ def _cases(rows):
     if 'choices' in rows[0]: return [(_words(f"{o['context']} {o['question']}"), _words(c), int(k==o['label']), i) for i,o in enumerate(rows) for k,c in enumerate(o['choices'])], True
     return [(_words(o['text_a']), _words(o['text_b']), o['label'], i) for i,o in enumerate(rows)], False
 
-def shallow(
+def partial_input_accuracy(
     train, test,       # rows of a pair or a choice task, in one language
     features:Callable, # words of both sides -> features; a row of `BASELINES`
 )->float:              # accuracy in points
@@ -60,7 +60,7 @@ def chance(rows)->float:
     labels = [o['label'] for o in rows]
     return 100*max(labels.count(o) for o in set(labels))/len(labels)
 
-def card(
+def partial_input_summary(
     task:str,           # a pair or choice task of the miniature world
     n:int=2000,         # rows to learn from
     split:str='train',  # of them; 'test' tells what a balanced set gives away to whoever learns on one like it
@@ -70,4 +70,4 @@ def card(
     from xstilts.catalog.tasks import train_task
     train = load('mini', train_task(task) if split=='train' else task, split, 'en', n)
     test = load('mini', task, 'dev', 'en')
-    return {'chance': chance(test)}|{k: shallow(train, test, f) for k,f in BASELINES.items()}
+    return {'chance': chance(test)}|{k: partial_input_accuracy(train, test, f) for k,f in BASELINES.items()}

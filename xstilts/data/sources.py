@@ -16,10 +16,10 @@ from dataclasses import dataclass,replace
 from functools import lru_cache,partial
 from pathlib import Path
 from types import MappingProxyType
-from .columns import UNLABELLED,class_name,held,mistyped,number,own_id,tag_names
+from .columns import UNLABELLED,class_name,check_column,mistyped,number,own_id,tag_names
 from ..core.config import revision,settings
-from .fingerprints import folder_print
-from ..core.hub import NotHere,hub_rows
+from .fingerprints import folder_fingerprint
+from ..core.hub import HubUnavailable,hub_rows
 from ..catalog.languages import languages
 from ..catalog.tasks import COLUMNS,tasks
 
@@ -49,13 +49,13 @@ def renamed(task:str)->MappingProxyType:  # their name of a class -> ours
     return RENAMED.get(task, _NLI)
 
 def _pair(o, i, f, a='premise', b='hypothesis', label='label', renamed=_NLI):
-    made = dict(text_a=held(o, a, 'a text'), text_b=held(o, b, 'a text'))
+    made = dict(text_a=check_column(o, a, 'a text'), text_b=check_column(o, b, 'a text'))
     known = class_name(o, label, f[label], renamed)
     return known and dict(made, label=known, cluster=str(i))
 
 STSB = (0, 5)  # the range of its scores
 def _score(o, i, f):
-    made = dict(text_a=held(o, 'sentence1', 'a text'), text_b=held(o, 'sentence2', 'a text'))
+    made = dict(text_a=check_column(o, 'sentence1', 'a text'), text_b=check_column(o, 'sentence2', 'a text'))
     score = number(o, 'label', 'a finite number')
     if score is None: return None
     if not STSB[0]<=score<=STSB[1]: raise ValueError(f"column label holds {score}, and scores are {STSB[0]} to {STSB[1]}")
@@ -63,18 +63,18 @@ def _score(o, i, f):
 
 def _tags(o, i, f, key='pos_tags'):
     names = tag_names(o, key, f[key])
-    return dict(tokens=held(o, 'tokens', 'a list of texts'), tags=['O' if t.endswith('-DATE') else t for t in names], cluster=str(i))
+    return dict(tokens=check_column(o, 'tokens', 'a list of texts'), tags=['O' if t.endswith('-DATE') else t for t in names], cluster=str(i))
 
-def _bitext(o, i, f): return dict(one=held(o, 'source_sentence', 'a text').strip(), two=held(o, 'target_sentence', 'a text').strip())
+def _bitext(o, i, f): return dict(one=check_column(o, 'source_sentence', 'a text').strip(), two=check_column(o, 'target_sentence', 'a text').strip())
 
 # %% ../../nbs/data/10_sources.ipynb #3e3d9da6
 def _digest(s): return hashlib.blake2b(s.encode(), digest_size=6).hexdigest()
 
 def _span(o, i, f):
-    context = held(o, 'context', 'a text')
-    texts,starts = held(o, 'answers.text', 'a list of texts'),held(o, 'answers.answer_start', 'a list of whole numbers')
+    context = check_column(o, 'context', 'a text')
+    texts,starts = check_column(o, 'answers.text', 'a list of texts'),check_column(o, 'answers.answer_start', 'a list of whole numbers')
     if len(texts)!=len(starts): raise ValueError(f"column answers holds {len(texts)} texts and {len(starts)} places where they start")
-    return dict(question=held(o, 'question', 'a text'), context=context, answers=dict(text=list(texts), start=list(starts)), cluster=_digest(context))
+    return dict(question=check_column(o, 'question', 'a text'), context=context, answers=dict(text=list(texts), start=list(starts)), cluster=_digest(context))
 
 def _choice(context, question, choices, label, i):
     if label is None: return None
@@ -82,36 +82,36 @@ def _choice(context, question, choices, label, i):
 
 def _copa(o, i, f):
     "Cause or effect; asked in English in all languages (`run_xcopa.py` of google-research/xtreme)"
-    asked = f"What was the {held(o, 'question', 'a text')}?"
-    return _choice(held(o, 'premise', 'a text'), asked, [held(o, f'choice{k}', 'a text') for k in (1,2)], number(o, 'label', 'a whole number'), i)
+    asked = f"What was the {check_column(o, 'question', 'a text')}?"
+    return _choice(check_column(o, 'premise', 'a text'), asked, [check_column(o, f'choice{k}', 'a text') for k in (1,2)], number(o, 'label', 'a whole number'), i)
 
 def _csqa(o, i, f):
-    letters,right = held(o, 'choices.label', 'a list of texts'),o['answerKey']
+    letters,right = check_column(o, 'choices.label', 'a list of texts'),o['answerKey']
     label = None if right in UNLABELLED else next((k for k,x in enumerate(letters) if x==right), -1)
     if label==-1: raise ValueError(f"column answerKey holds {right!r}, and the choices are {' '.join(letters)}")
-    return _choice('', held(o, 'question', 'a text'), held(o, 'choices.text', 'a list of texts'), label, i)
+    return _choice('', check_column(o, 'question', 'a text'), check_column(o, 'choices.text', 'a list of texts'), label, i)
 
 # %% ../../nbs/data/10_sources.ipynb #6ec5a36d
 def _hellaswag(o, i, f):
-    return _choice(held(o, 'ctx', 'a text'), '', held(o, 'endings', 'a list of texts'), number(o, 'label', 'a whole number'), i)
+    return _choice(check_column(o, 'ctx', 'a text'), '', check_column(o, 'endings', 'a list of texts'), number(o, 'label', 'a whole number'), i)
 
 def _cosmosqa(o, i, f):
-    choices = [held(o, f'answer{k}', 'a text') for k in range(4)]
-    return _choice(held(o, 'context', 'a text'), held(o, 'question', 'a text'), choices, number(o, 'label', 'a whole number'), i)
+    choices = [check_column(o, f'answer{k}', 'a text') for k in range(4)]
+    return _choice(check_column(o, 'context', 'a text'), check_column(o, 'question', 'a text'), choices, number(o, 'label', 'a whole number'), i)
 
 def _siqa(o, i, f):
     "Labels are counted from 1"
-    choices = [held(o, f'answer{k}', 'a text') for k in 'ABC']
+    choices = [check_column(o, f'answer{k}', 'a text') for k in 'ABC']
     label = number(o, 'label', 'a whole number')
-    return _choice(held(o, 'context', 'a text'), held(o, 'question', 'a text'), choices, None if label is None else label-1, i)
+    return _choice(check_column(o, 'context', 'a text'), check_column(o, 'question', 'a text'), choices, None if label is None else label-1, i)
 
 # %% ../../nbs/data/10_sources.ipynb #538c608a
 XTREME = 'google/xtreme'
 _MNLI = Source(repo='nyu-mll/glue', config=lambda l: 'mnli', splits=dict(train='train', dev='validation_matched'), row=_pair)
 _SQUAD = dict(row=_span, splits=dict(train='train', dev='validation'))
-_TYDIQA = dict(lang=lambda o: held(o, 'id', 'a text').split('-')[0], lang_name=lambda l: _english(l).lower())  # ids as arabic-123
+_TYDIQA = dict(lang=lambda o: check_column(o, 'id', 'a text').split('-')[0], lang_name=lambda l: _english(l).lower())  # ids as arabic-123
 SOURCES = MappingProxyType(dict(
-    xnli=(Source(repo=XTREME, config=lambda l: 'XNLI', splits=dict(dev='validation', test='test'), lang=lambda o: held(o, 'language', 'a text'), row=partial(_pair, a='sentence1', b='sentence2', label='gold_label')),),
+    xnli=(Source(repo=XTREME, config=lambda l: 'XNLI', splits=dict(dev='validation', test='test'), lang=lambda o: check_column(o, 'language', 'a text'), row=partial(_pair, a='sentence1', b='sentence2', label='gold_label')),),
     pawsx=(Source(repo=XTREME, config=lambda l: f'PAWS-X.{l}', splits=_SEEN, row=partial(_pair, a='sentence1', b='sentence2', renamed=renamed('pawsx'))),),
     udpos=(Source(repo=XTREME, config=lambda l: f'udpos.{_english(l)}', splits=_SEEN, row=_tags),),
     panx=(Source(repo=XTREME, config=lambda l: f'PAN-X.{l}', splits=_SEEN, row=partial(_tags, key='ner_tags')),),
@@ -183,8 +183,8 @@ def _of_paragraphs(path, make):
     "Rows that `make` makes of each paragraph of a file in SQuAD's JSON format"
     whole = _json_of(path, '', text_of(path))
     try:
-        found = [p for d in held(whole, 'data', 'a list') for p in held(d, 'paragraphs', 'a list')]
-        return [o for p in found for o in make(held(p, 'context', 'a text'), p)]
+        found = [p for d in check_column(whole, 'data', 'a list') for p in check_column(d, 'paragraphs', 'a list')]
+        return [o for p in found for o in make(check_column(p, 'context', 'a text'), p)]
     except KeyError as e: raise ValueError(f"{path.name}: {e} is not there") from e
     except ValueError as e: raise ValueError(f"{path.name}: {e}") from e
 
@@ -236,17 +236,17 @@ def _pools(folder, split, lang):
 def _sentences(folder, split, lang):
     "XQuAD-R: a question looks for the sentence that holds its answer among the sentences of all paragraphs"
     seen = {}
-    def asked(q): return _asked(q, [held(a, 'answer_start', 'a whole number') for a in held(q, 'answers', 'a list')])
-    def made(context, p): return _answer_rows(context, *_cut(p), [asked(q) for q in held(p, 'qas', 'a list')], seen)
+    def asked(q): return _asked(q, [check_column(a, 'answer_start', 'a whole number') for a in check_column(q, 'answers', 'a list')])
+    def made(context, p): return _answer_rows(context, *_cut(p), [asked(q) for q in check_column(p, 'qas', 'a list')], seen)
     return _of_paragraphs(folder/'xquad-r'/f'{lang}.json', made)
 
-def _cut(o): return held(o, 'sentences', 'a list of texts'),held(o, 'sentence_breaks', 'a list of pairs of whole numbers')
+def _cut(o): return check_column(o, 'sentences', 'a list of texts'),check_column(o, 'sentence_breaks', 'a list of pairs of whole numbers')
 
 def _asked(o, starts):
     "Id and text of a question, and where its answer starts"
-    name = held(o, 'id', 'a text')
+    name = check_column(o, 'id', 'a text')
     if not starts: raise ValueError(f"question {name}: column answers is empty")
-    return name,held(o, 'question', 'a text'),starts[0]
+    return name,check_column(o, 'question', 'a text'),starts[0]
 
 # %% ../../nbs/data/10_sources.ipynb #69a9d94c
 def _answer_rows(context, sentences, breaks, questions, seen):
@@ -269,39 +269,39 @@ def _mentions(folder, split, lang):
     return res+[o for many in _of_each_line(folder/f'wikinews_mentions-{split}.jsonl', partial(_mentioned, lang=lang)) for o in many]
 
 def _linked(o, i):
-    context,mention = (held(o, f'contextual_mention.{k}', 'an object') for k in ('context','mention'))
-    return dict(_mention(context, mention), answer=_described(held(o, 'entity', 'an object')))
+    context,mention = (check_column(o, f'contextual_mention.{k}', 'an object') for k in ('context','mention'))
+    return dict(_mention(context, mention), answer=_described(check_column(o, 'entity', 'an object')))
 
 def _entity(o, i):
-    name = held(o, 'entity_id', 'a text')
+    name = check_column(o, 'entity_id', 'a text')
     return dict(id=name, text=_described(o), side='candidate', gold_id='', cluster=name)
 
 def _mentioned(o, i, lang):
     "The mentions of a text in a language; a language that the task does not have is an error"
-    there,known = held(o, 'context.language', 'a text'),tasks['mewslix'].langs
+    there,known = check_column(o, 'context.language', 'a text'),tasks['mewslix'].langs
     if there not in known: raise ValueError(f"column context.language holds {there!r}, none of {' '.join(known)}")
     if there!=lang: return []
-    return [_mention(o['context'], m) for m in held(o, 'mentions', 'a list')]
+    return [_mention(o['context'], m) for m in check_column(o, 'mentions', 'a list')]
 
 # %% ../../nbs/data/10_sources.ipynb #84fce4eb
 def _tidy(t): return ' '.join(t.split())
 
-def _span_of(o): return tuple(held(o, k, 'a whole number') for k in ('start','end'))
+def _span_of(o): return tuple(check_column(o, k, 'a whole number') for k in ('start','end'))
 
 def _described(o):
-    text = held(o, 'description', 'a text')
-    return _tidy(' '.join(text[slice(*_span_of(s))] for s in held(o, 'sentence_spans', 'a list')))
+    text = check_column(o, 'description', 'a text')
+    return _tidy(' '.join(text[slice(*_span_of(s))] for s in check_column(o, 'sentence_spans', 'a list')))
 
 def _mention(c, m):
     "The mention, and the sentence it stands in with marks around it; marks of the text's own become parentheses (`preprocess_mention` of utils_mewslix.py)"
-    text = held(c, 'text', 'a text')
-    a,b = _span_of(held(m, 'mention_span', 'an object'))
+    text = check_column(c, 'text', 'a text')
+    a,b = _span_of(check_column(m, 'mention_span', 'an object'))
     whole = (0, len(text))
-    x,y = next((o for o in map(_span_of, held(c, 'sentence_spans', 'a list')) if o[0]<=a and b<=o[1]), whole)
+    x,y = next((o for o in map(_span_of, check_column(c, 'sentence_spans', 'a list')) if o[0]<=a and b<=o[1]), whole)
     left,t,right = (text[i:j] for i,j in ((x,a),(a,b),(b,y)))
     left,right = (re.sub(r'\{(.*?)\}', r'(\1)', o) for o in (left, right))
     marked = _tidy(f"{t}: {left} {{ {t} }} {right}")
-    return dict(id=held(m, 'example_id', 'a text'), text=marked, side='query', gold_id=held(m, 'entity_id', 'a text'), cluster=held(c, 'document_id', 'a text'))
+    return dict(id=check_column(m, 'example_id', 'a text'), text=marked, side='query', gold_id=check_column(m, 'entity_id', 'a text'), cluster=check_column(c, 'document_id', 'a text'))
 
 # %% ../../nbs/data/10_sources.ipynb #8735f9de
 FOLDERS = MappingProxyType(dict(ccg=(_ccg, ('train','dev')), bucc2018=(_pools, ('dev','test')), lareqa=(_sentences, ('test',)), mewslix=(_mentions, ('train','dev','test'))))
@@ -388,7 +388,7 @@ def _opened(origin, repo, config, split):
     at = repository(origin, repo)
     try: return _from_hub(repo, config, split) if origin=='hub' else load_dataset_builder(at, config)
     except (pa.ArrowException,DatasetGenerationError,YAMLError,RuntimeError,TypeError) as e: raise _Unreadable(_first_line(e)) from e
-    except NotHere: raise
+    except HubUnavailable: raise
     except (FileNotFoundError,DatasetNotFoundError,ValueError) as e: raise _NoSplit(_first_line(e)) from e
 
 def _mirror_tables(made, split):
@@ -432,7 +432,7 @@ def _whole(
 
 def _split_of(origin, repo, config, split):
     "All of a split as it is now"
-    return _whole(origin, repo, config, split, '' if origin=='hub' else folder_print(Path(repository(origin, repo))))
+    return _whole(origin, repo, config, split, '' if origin=='hub' else folder_fingerprint(Path(repository(origin, repo))))
 
 def _their_split(origin, task, source, split):
     "What a repository calls a split of ours"
@@ -461,7 +461,7 @@ def _part(origin, task, source, split, lang):
     where,whose = f"{source.repo}, {config or 'default'}, {theirs}",f"{origin}: {task} in {lang}"
     try: found,features = _split_of(origin, source.repo, config, theirs)
     except _Unreadable as e: raise ValueError(f"{whose}: {where} cannot be read: {e}") from e
-    except NotHere as e: raise NotHere(f"{whose}, {split}: {e}") from e
+    except HubUnavailable as e: raise HubUnavailable(f"{whose}, {split}: {e}") from e
     except _NoSplit as e: raise ValueError(f"{whose} has no {split} split ({where}): {e}; `xstilts data {origin}` lists what is there, and a study may say train_from") from e
     try: made = [_made(task, source, o, i, features, lang) for i,o in enumerate(found)]
     except KeyError as e: raise ValueError(f"{whose}: column {e} is not in {where}: it has {' '.join(features)}") from e
@@ -500,7 +500,7 @@ def _mirror_lareqa(lang, split):
     try: found,features = _split_of('mirror', repo, config, 'validation')
     except (_NoSplit,_Unreadable) as e: raise ValueError(f"{where} cannot be read: {e}") from e
     for i,o in enumerate(found):
-        try: res += _answer_rows(held(o, 'context', 'a text'), *_cut(o), [_asked(o, held(o, 'answers.answer_start', 'a list of whole numbers'))], seen)
+        try: res += _answer_rows(check_column(o, 'context', 'a text'), *_cut(o), [_asked(o, check_column(o, 'answers.answer_start', 'a list of whole numbers'))], seen)
         except KeyError as e: raise ValueError(f"{where}: column {e} is not there, it has {' '.join(features)}") from e
         except ValueError as e: raise ValueError(f"{where}: row number {i}: {_first_line(e)}") from e
     return res
@@ -595,10 +595,10 @@ def usable(
 def _squad(path):
     "Rows of a file in SQuAD's JSON format"
     def row(context, q):
-        answers = held(q, 'answers', 'a list')
-        found = dict(text=[held(a, 'text', 'a text') for a in answers], start=[held(a, 'answer_start', 'a whole number') for a in answers])
-        return dict(id=own_id(q, 0), question=held(q, 'question', 'a text'), context=context, answers=found, cluster=_digest(context))
-    return _of_paragraphs(path, lambda context, p: [row(context, q) for q in held(p, 'qas', 'a list')])
+        answers = check_column(q, 'answers', 'a list')
+        found = dict(text=[check_column(a, 'text', 'a text') for a in answers], start=[check_column(a, 'answer_start', 'a whole number') for a in answers])
+        return dict(id=own_id(q, 0), question=check_column(q, 'question', 'a text'), context=context, answers=found, cluster=_digest(context))
+    return _of_paragraphs(path, lambda context, p: [row(context, q) for q in check_column(p, 'qas', 'a list')])
 
 def folder_file(*names):
     root = settings().folders
@@ -623,8 +623,8 @@ def _jnli(o, i):
     return dict(made, id=name) if made else dict(id=name, unlabelled=True)
 
 def _jcommonsense(o, i):
-    name,choices = own_id(dict(id=o['q_id']), i),[held(o, f'choice{k}', 'a text') for k in range(5)]
-    made = _choice('', held(o, 'question', 'a text'), choices, number(o, 'label', 'a whole number'), name)
+    name,choices = own_id(dict(id=o['q_id']), i),[check_column(o, f'choice{k}', 'a text') for k in range(5)]
+    made = _choice('', check_column(o, 'question', 'a text'), choices, number(o, 'label', 'a whole number'), name)
     return dict(made, id=name) if made else dict(id=name, unlabelled=True)
 
 # %% ../../nbs/data/10_sources.ipynb #db54a5fe
@@ -662,5 +662,5 @@ def plain_text(
     return [t for t,source in texts if not any(o in source for o in NO_DERIVATIVES)][:documents]
 
 def _text_and_source(o, where):
-    try: return held(o, 'text', 'a text'),held(o, 'source', 'a text').lower()
+    try: return check_column(o, 'text', 'a text'),check_column(o, 'source', 'a text').lower()
     except ValueError as e: raise ValueError(f"{where}: {e}") from e

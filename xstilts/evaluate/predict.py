@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 import numpy as np
 import torch
-from ..learn.batches import cast_once,passes
+from ..learn.batches import cast_once,forward_passes
 from ..core.config import choose
-from ..core.files import folder_damage,open_parquets,sound
+from ..core.files import folder_damage,open_parquets,is_intact
 from ..learn.heads import first_position
 from ..catalog.tasks import Task
 from ..learn.tokenize import Encoded,encode
@@ -53,7 +53,7 @@ def outputs(
     def run(b):
         inside = b.pop('labels')>=0 if kind=='span' else None
         return _chosen(kind, net.logits(b, task).float(), inside)
-    for ix,parts in passes(enc, run, next(net.parameters()).device, pad, first_position(net.encoder), budget, precision):
+    for ix,parts in forward_passes(enc, run, next(net.parameters()).device, pad, first_position(net.encoder), budget, precision):
         if not res: res = [_room(kind, o, enc) for o in parts]
         for to,o in zip(res, parts, strict=True): _put(kind, to, o, ix, enc)
     return res
@@ -133,7 +133,7 @@ def save_predictions(folder:Path, task:str, rows:list[dict]):
 def read_predictions(folder:Path, task:str)->dict[str,list[dict]]:
     "lang -> rows; a folder that is damaged is moved aside, and without files of the task it is an error"
     import pyarrow.parquet as pq
-    there = sound(folder, partial(folder_damage, opens=open_parquets))
+    there = is_intact(folder, partial(folder_damage, opens=open_parquets))
     found = {o.name.split('.')[1]: pq.read_table(o).to_pylist() for o in sorted(folder.glob(f'{task}.*.parquet'))} if there else {}
     if not found: raise ValueError(f"no predictions of {task} in {folder.name}: run its study again, which makes them")
     return found

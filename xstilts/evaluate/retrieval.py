@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['hidden_states', 'embed', 'embed_dual', 'searchable', 'neighbours', 'translate_pairs', 'each_once', 'rank_answers',
-           'mine', 'merge_duplicates', 'repeated', 'told_of_repeated', 'mined_rows']
+           'mine', 'merge_duplicates', 'repeated', 'repetition_warning', 'mined_rows']
 
 # %% ../../nbs/evaluate/20_retrieval.ipynb #e494a848
 from collections import Counter
 import numpy as np
 import torch
-from ..learn.batches import cast_once,passes
+from ..learn.batches import cast_once,forward_passes
 from ..core.config import choose
 from ..learn.heads import POSITIONED,first_position
 from .metrics import K_MAP,best_threshold
@@ -59,7 +59,7 @@ def embed(
     def run(b):
         hs,m = hidden_states(encoder, b, layers),b['attention_mask'][...,None]
         return tuple(torch.nn.functional.normalize((hs[o].float()*m).sum(1)/m.sum(1), dim=-1) for o in layers)
-    for ix,vs in passes(enc, run, next(encoder.parameters()).device, tok.pad_token_id, first_position(encoder), budget, precision):
+    for ix,vs in forward_passes(enc, run, next(encoder.parameters()).device, tok.pad_token_id, first_position(encoder), budget, precision):
         for o,v in zip(layers, vs, strict=True): res[o][ix] = v
     return res
 
@@ -79,7 +79,7 @@ def embed_dual(
     for side,n in (('query',query_length or max_length), ('candidate',max_length)):
         at = np.array([i for i,o in enumerate(rows) if o['side']==side], int)
         enc = encode_plain(tok, [dict(text=in_context(rows[i]['text'], rows[i].get('context', ''))) for i in at], max_length=n)
-        for ix,(v,) in passes(enc, lambda b: (net.logits(b, task),), next(net.parameters()).device, tok.pad_token_id, first_position(net.encoder), budget, precision): res[at[ix]] = v
+        for ix,(v,) in forward_passes(enc, lambda b: (net.logits(b, task),), next(net.parameters()).device, tok.pad_token_id, first_position(net.encoder), budget, precision): res[at[ix]] = v
     return res
 
 def searchable(
@@ -237,7 +237,7 @@ def _repeated_ids(rows):
     texts = repeated(rows)
     return {o['id'] for o in rows if o['text'].strip() in texts}
 
-def told_of_repeated(rows:list[dict], where:str)->str:
+def repetition_warning(rows:list[dict], where:str)->str:
     "Which part of two pools counts for nothing, in a sentence; '' for none"
     sides = [[o for o in rows if o['side']==s] for s in ('foreign','english')]
     again = [_repeated_ids(o) for o in sides]

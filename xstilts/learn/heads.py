@@ -13,7 +13,7 @@ import torch
 from torch import Tensor,nn
 from torch.nn import functional as F
 from ..core.config import choose,revision
-from ..core.hub import NotHere,check_folder,model_config,no_code,reachable
+from ..core.hub import HubUnavailable,check_folder,model_config,refuse_code,reachable
 from ..catalog.encoders import POOLED
 from ..catalog.tasks import Task
 from .packing import flat_hidden
@@ -54,7 +54,7 @@ def readable(
     d = Path(path)
     if not d.is_dir():
         if d.is_absolute() or path.startswith('.') or path.count('/')!=1: raise ValueError(f"{path}: there is no such folder, and a model of the hub is called owner/name")
-        no_code(f'{path}: config.json', model_config(path, revision('models', path)))
+        refuse_code(f'{path}: config.json', model_config(path, revision('models', path)))
         return
     check_folder(d)
     if not (d/'config.json').exists(): raise ValueError(f"{path}: no config.json; give a folder in Hugging Face format, as `save_pretrained` writes it")

@@ -9,7 +9,7 @@ __all__ = ['STOPS', 'Corpus', 'mini_corpus', 'window_rows', 'masked', 'LMFeed', 
 import numpy as np
 from .batches import collate
 from ..data.sources import plain_text
-from .tokenize import flat,frame,word_pieces
+from .tokenize import flat,special_tokens,word_pieces
 from ..catalog.trainings import Shape
 
 # %% ../../nbs/learn/50_mlm.ipynb #f6c7fdbc
@@ -86,7 +86,7 @@ def masked(
 class LMFeed:
     "Batches for language modelling, a pure function of (seed, window)"
     def __init__(self, corpus:Corpus, tok, shape:Shape, recipe, first:int=2):
-        self.corpus,self.shape,self.tok,self.first,self.frame = corpus,shape,tok,first,frame(tok)
+        self.corpus,self.shape,self.tok,self.first,self.frame = corpus,shape,tok,first,special_tokens(tok)
         pieces = word_pieces(tok, corpus.words)
         self.at,self.flat = np.cumsum([0]+[len(o) for o in pieces]), np.array([x for o in pieces for x in o], np.int32)
         self.sizes = [np.add.reduceat((self.at[w+1]-self.at[w]).astype(np.int64), at[:-1]) for w,_,at in map(corpus.packed.get, corpus.langs)]

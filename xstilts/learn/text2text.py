@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAWS', 'WAYS', 'INPUT', 'TARGET', 'say_nli', 'read_nli', 'say_paws', 'read_paws', 'entities', 'written', 'say_ner',
            'read_ner', 'entity_f1', 'padded', 'say_qa', 'read_qa', 'ways', 'encode_text', 'targets', 'TextFeed',
-           'seq2seq', 'Pieces', 'TextNet', 'write', 'predict_text', 'told']
+           'seq2seq', 'Pieces', 'TextNet', 'write', 'predict_text', 'unparsed_warning']
 
 # %% ../../nbs/learn/60_text2text.ipynb #cd93e01b
 import unicodedata
@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 import torch
 from torch import Tensor,nn
-from .batches import cast_once,collate,passes
+from .batches import cast_once,collate,forward_passes
 from .heads import SPANS,classes,config_of,filled,readable,source
 from ..catalog.tasks import NER,Task,tasks
 from .tokenize import Encoded,flat
@@ -193,7 +193,7 @@ def write(
     start = model.config.pad_token_id
     def run(b): return (model.generate(input_ids=b['input_ids'], attention_mask=b['attention_mask'], max_new_tokens=longest, do_sample=False, num_beams=1,
         decoder_start_token_id=start, pad_token_id=start, eos_token_id=tok.eos_token_id),)
-    for ix,(out,) in passes(enc, run, next(model.parameters()).device, tok.pad_token_id, budget=budget, precision=precision):
+    for ix,(out,) in forward_passes(enc, run, next(model.parameters()).device, tok.pad_token_id, budget=budget, precision=precision):
         for i,text in zip(ix, tok.batch_decode(out, skip_special_tokens=True)): res[i] = text
     return res
 
@@ -209,7 +209,7 @@ def predict_text(
     made = [read(t, o) for t,o in zip(texts, rows, strict=True)]
     return [dict(id=o['id'], lang=o['lang'], cluster=o['cluster'], **d, prob=[], written=t, lost=n) for o,t,(d,n) in zip(rows, texts, made)]
 
-def told(rows:list[dict])->str:
+def unparsed_warning(rows:list[dict])->str:
     "The sentence about answers that are none; '' if there are none"
     n,bad = sum(o['lost'] for o in rows), sum(o['lost']>0 for o in rows)
     return f"text2text: {n} answers in {bad} of {len(rows)} items could not be read and count as wrong" if n else ''

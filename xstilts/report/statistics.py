@@ -108,9 +108,9 @@ def item_variance(
 
 # %% ../../nbs/report/00_statistics.ipynb #9016b9b4
 def pooled_seed_variance(
-    gains:dict[object,Sequence[float]],  # group (cells that differ by seed alone) -> gain of each seed, points
+    gains:dict[object,Sequence[float]],  # group (experiments that differ by seed alone) -> gain of each seed, points
 )->tuple[float|None,int]:                # points squared, None if no group has two seeds; degrees of freedom
-    "Variance between seeds within groups, pooled over all cells of a task"
+    "Variance between seeds within groups, pooled over all experiments of a task"
     groups = {k: np.asarray(o, dtype=float) for k,o in gains.items()}
     for k,o in groups.items():
         if not (len(o) and np.isfinite(o).all()): raise ValueError(f"gains of {k!r} are {list(gains[k])}, not one number per seed")
@@ -125,7 +125,7 @@ class Gain:
     low:float
     high:float
     n_seeds:int
-    seed_sd:float|None  # sd of the gain of one seed, pooled over cells; None where conditional
+    seed_sd:float|None  # sd of the gain of one seed, pooled over experiments; None where conditional
     item_sd:float       # sd of the mean gain over new items, same models
     df:int              # degrees of freedom of `seed_sd`; 0 where conditional
     conditional:bool    # one seed only: the interval is about new items for that very run

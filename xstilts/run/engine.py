@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRELOAD', 'STARTS', 'FULL', 'JOBS_PER_CORE', 'serve_kernel', 'can_fork', 'Stopped', 'start_forked', 'literal',
-           'check_kernel', 'execute', 'report_of', 'check_folder', 'rendered', 'renew_copies', 'collect', 'done',
-           'failure', 'spoken', 'attempt', 'run_node', 'Order', 'time_left', 'n_jobs', 'Pool', 'Progress', 'run']
+           'check_kernel', 'execute', 'report_of', 'check_folder', 'rendered', 'renew_copies', 'collect', 'is_done',
+           'last_failure', 'short_error', 'attempt', 'run_node', 'Order', 'time_left', 'n_jobs', 'Pool', 'Progress',
+           'run']
 
 # %% ../../nbs/run/30_engine.ipynb #b133daa7
 import asyncio,errno,heapq,json,multiprocessing,os,queue,re,shutil,sys,threading,time,traceback
@@ -14,8 +15,8 @@ from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 from ..core.config import notebook_path,settings,unknown
-from ..core.files import folder_damage,put_sealed,seal,temporary,unreadable,warn,whole_file
-from ..core.store import finished,have,lock,open_notebook,place,read_json,sweep,write_json
+from ..core.files import folder_damage,commit_sealed,seal,temporary,unreadable,warn,atomic_file
+from ..core.store import is_finished,is_stored,lock,open_notebook,artifact_path,read_json,sweep,write_json
 from .study import Node
 
 # %% ../../nbs/run/30_engine.ipynb #89362761
@@ -28,7 +29,7 @@ def serve_kernel(connection_file, env, cwd):
     os.environ.update(env)
     os.chdir(cwd)
     os.setsid()
-    log = os.open(place('logs', 'kernels.log'), os.O_WRONLY|os.O_CREAT|os.O_APPEND)
+    log = os.open(artifact_path('logs', 'kernels.log'), os.O_WRONLY|os.O_CREAT|os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     import torch
@@ -154,14 +155,14 @@ def execute(
     import papermill
     from papermill.exceptions import PapermillExecutionError
     if fork: _register()
-    tmp = place('work', f"{temporary(place('work', to.stem)).name}.ipynb")
+    tmp = artifact_path('work', f"{temporary(artifact_path('work', to.stem)).name}.ipynb")
     how = dict(kernel_name=settings().kernel_name, engine_name='xstilts-fork' if fork else None, cwd=str(settings().root))
     try:
         papermill.execute_notebook(literal(notebook), literal(tmp), parameters=params, progress_bar=False,
             request_save_on_cell_execute=False, **how)
-        put_sealed(tmp, to)
+        commit_sealed(tmp, to)
     except PapermillExecutionError:
-        put_sealed(tmp, to.with_name(f'{to.stem}.failed.ipynb'))
+        commit_sealed(tmp, to.with_name(f'{to.stem}.failed.ipynb'))
         raise
     finally: tmp.unlink(missing_ok=True)
 
@@ -213,13 +214,13 @@ def rendered(
 def renew_copies(notebook:Path):
     "Bring an executed notebook into the studies that show it"
     for copy in settings().reports_path.glob(f'[!.]*/*/{notebook.name}'):
-        with whole_file(copy) as tmp: shutil.copyfile(notebook, tmp)
+        with atomic_file(copy) as tmp: shutil.copyfile(notebook, tmp)
         folder = copy.parents[1]
         for marker in folder.glob('.report-*'):
             if marker.stat().st_size: seal(folder, marker.name, [folder/o for o in read_json(marker)])
 
 # %% ../../nbs/run/30_engine.ipynb #f4b7b6d1
-_WRITTEN = re.compile(r'stages|cells|report\.ipynb|study\.yaml|\.report-.*')
+_WRITTEN = re.compile(r'stages|experiments|cells|report\.ipynb|study\.yaml|\.report-.*')
 
 def _lives(pid):
     "Is there a process with this id?"
@@ -252,7 +253,7 @@ def _copies(nodes, folder):
     "Where the executed notebooks of a study go in its folder, and where each is"
     res = {}
     for k,o in nodes.items():
-        made = place('notebooks', f'{k}.ipynb')
+        made = artifact_path('notebooks', f'{k}.ipynb')
         if made.exists(): res[folder/'report.ipynb' if o.kind=='report' else folder/f'{o.kind}s'/made.name] = made
     return res
 
@@ -265,7 +266,7 @@ def _claim(folder, report):
 def collect(nodes:dict[str,Node], whole:bool=True)->Path|None:
     "Copy the executed notebooks of a study to reports/<study>/; a report without its missing cells is not marked as done"
     report = report_of(nodes)
-    if report is None or not place('notebooks', f'{report.key}.ipynb').exists(): return None
+    if report is None or not artifact_path('notebooks', f'{report.key}.ipynb').exists(): return None
     folder = report.result.parent
     with lock('reports'):
         check_folder(report)
@@ -275,26 +276,26 @@ def collect(nodes:dict[str,Node], whole:bool=True)->Path|None:
         copies = {folder/'study.yaml': settings().root/report.params['study'], **_copies(nodes, folder)}
         for to,made in copies.items():
             with _whole(to) as f: shutil.copyfile(made, f)
-        for o in [*folder.glob('stages/*'), *folder.glob('cells/*')]:
+        for o in [*folder.glob('stages/*'), *folder.glob('experiments/*')]:
             if _NOTEBOOK.fullmatch(o.name) and o not in copies: o.unlink()
         if whole: seal(folder, report.result.name, [*copies])
     return folder
 
 # %% ../../nbs/run/30_engine.ipynb #65d5bdd0
-def done(node:Node)->bool:
+def is_done(node:Node)->bool:
     "Are its result and its notebook there and whole? A damaged one is moved aside"
-    there = rendered(node.result) if node.kind=='report' else finished(node.result)
-    return there and have('notebooks', f'{node.key}.ipynb')
+    there = rendered(node.result) if node.kind=='report' else is_finished(node.result)
+    return there and is_stored('notebooks', f'{node.key}.ipynb')
 
-def failure(node:Node)->dict|None:
+def last_failure(node:Node)->dict|None:
     "What went wrong at the last attempt: error, and the tail of it"
     log = f'{node.key}.json'
-    return None if done(node) or not have('logs', log) else read_json(place('logs', log))
+    return None if is_done(node) or not is_stored('logs', log) else read_json(artifact_path('logs', log))
 
 # %% ../../nbs/run/30_engine.ipynb #5bbd584b
 FULL = tuple(os.strerror(o) for o in (errno.ENOSPC, errno.EDQUOT))  # how systems and libraries say that a disk is full
 
-def spoken(error:BaseException)->str:
+def short_error(error:BaseException)->str:
     "What ended a node, in a line: the kind of the error and what it says"
     text = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
     return f'the disk is full: make room, then run again ({text})' if any(o in text for o in FULL) else text
@@ -306,10 +307,10 @@ def attempt(
     "Do a part of the work of a node"
     try: work()
     except (Exception,asyncio.CancelledError) as e:  # the one place that catches everything: no node may end the run
-        error = spoken(e)
+        error = short_error(e)
         log = dict(error=error, trace=traceback.format_exc()[-6000:], title=node.title)
-        try: write_json(place('logs', f'{node.key}.json'), log)
-        except OSError as o: raise Stopped(f'{error}; its log could not be written ({spoken(o)})') from e
+        try: write_json(artifact_path('logs', f'{node.key}.json'), log)
+        except OSError as o: raise Stopped(f'{error}; its log could not be written ({short_error(o)})') from e
         if isinstance(e, Stopped): raise
         return error
     return ''
@@ -317,10 +318,10 @@ def attempt(
 def run_node(node:Node, fork:bool)->str:
     "Execute one node; its error, or ''"
     def work():
-        execute(notebook_path(node.notebook), place('notebooks', f'{node.key}.ipynb'), dict(node.params), fork)
+        execute(notebook_path(node.notebook), artifact_path('notebooks', f'{node.key}.ipynb'), dict(node.params), fork)
         if node.kind!='report' and not node.result.exists():
             raise RuntimeError(f'{node.notebook} came to its end and did not make {node.result.name}')
-    place('logs', f'{node.key}.json').unlink(missing_ok=True)
+    artifact_path('logs', f'{node.key}.json').unlink(missing_ok=True)
     return attempt(node, work)
 
 # %% ../../nbs/run/30_engine.ipynb #9c1785d0
@@ -416,7 +417,7 @@ class Progress:
     "The nodes of a plan that are not done, how they ended, and the lines printed about them"
     def __init__(self, nodes, jobs, say):
         self.nodes,self.jobs,self.say = nodes,jobs,say
-        self.todo = [k for k,o in nodes.items() if not done(o)]
+        self.todo = [k for k,o in nodes.items() if not is_done(o)]
         self.order = Order(nodes, self.todo)
         self.left = Counter(nodes[k].phase for k in self.todo)
         self.ended,self.took,self.finished = Counter(),Counter(),set()
@@ -426,7 +427,7 @@ class Progress:
         "Note how a node ended, and say it; an exception that is not the node's failure stops the run"
         node = self.nodes[key]
         if isinstance(error, BaseException):
-            error = str(error) if isinstance(error, Stopped) else spoken(error)
+            error = str(error) if isinstance(error, Stopped) else short_error(error)
             self.stopped = f'the run stopped at {node.title}'
         skipped = self.order.settle(key, error)
         self.finished.add(key)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REQUIRED', 'AXES', 'SINGLE', 'MOST_FAULTS', 'TAKEN', 'DEVICE_FILES', 'NO_NAMES', 'LONGEST_NAME', 'PLAIN', 'TEMPLATES',
-           'Study', 'Given', 'study_settings', 'read_study', 'name_fault', 'report_notebooks', 'cell_fault', 'check',
-           'load_study', 'cells', 'floors', 'Node', 'plan']
+           'Study', 'Given', 'study_settings', 'read_study', 'name_fault', 'report_notebooks', 'experiment_fault',
+           'check', 'load_study', 'experiments', 'floors', 'Node', 'plan']
 
 # %% ../../nbs/run/20_study.ipynb #ffc71ffc
 import itertools,os,re
@@ -13,13 +13,13 @@ from dataclasses import dataclass,replace
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from ..core.assignments import read_file,shown
+from ..core.assignments import read_file,quoted
 from ..core.config import ORIGINS,nearest,notebook_names,settings,unknown
 from ..data.load import langs
-from ..core.declared import Setting,read
-from .fields import FIELDS,cell_settings
-from .stages import Cell,intermediate,score_key,stages
-from ..core.store import key,place
+from ..core.declared import Setting,parse_value
+from .fields import FIELDS,experiment_settings
+from .stages import Experiment,intermediate,score_key,stages
+from ..core.store import key,artifact_path
 from ..catalog.tasks import SUITES,tasks
 
 # %% ../../nbs/run/20_study.ipynb #f560c2d5
@@ -50,7 +50,7 @@ class Given:
 def study_settings()->MappingProxyType:
     "Everything a study file may say: name -> `Setting`"
     texts = [Setting(name=o, type=str) for o in SINGLE]
-    return MappingProxyType({**{o.name: o for o in texts}, **FIELDS, **cell_settings()})
+    return MappingProxyType({**{o.name: o for o in texts}, **FIELDS, **experiment_settings()})
 
 # %% ../../nbs/run/20_study.ipynb #3679676d
 MOST_FAULTS = 20  # listed for one setting, and for a file
@@ -64,7 +64,7 @@ def _read_values(name:str, written, line:int)->tuple[Given,list[tuple[int,str]]]
     if is_list and name in SINGLE: faults.append((line, f"{name} takes one value, not a list"))
     if is_list and not written: faults.append((line, f"{name} has no value"))
     for o in written if is_list else [written]:
-        try: values.append(read(study_settings()[name], o))
+        try: values.append(parse_value(study_settings()[name], o))
         except ValueError as e: faults.append((o.line, str(e)))
         else: lines.append(o.line)
         if len(faults)>=MOST_FAULTS: break
@@ -75,7 +75,7 @@ def _unknown_name(name:str)->str:
     known = tuple(study_settings())
     near = nearest(name, known)
     prefixes = '(settings of stages carry pretrain_, intermediate_ or target_)'
-    if near: return f"unknown setting {shown(name)}, did you mean {near!r}? {prefixes}"
+    if near: return f"unknown setting {quoted(name)}, did you mean {near!r}? {prefixes}"
     return f"{unknown('setting', name, REQUIRED)} and settings of stages such as target_lr"
 
 def read_study(path:Path)->tuple[dict[str,Given],list[tuple[int,str]]]:
@@ -111,7 +111,7 @@ def name_fault(name:str)->str:
         "Windows has a device of that name": low.split('.')[0].strip() in DEVICE_FILES,
         "many programs read it as a date": bool(re.fullmatch(r'\d{4}-\d\d?-\d\d?', name)),
         "many programs read it as no text": low in NO_NAMES}
-    return next((f"study {shown(name)} cannot name a folder of reports: {why}" for why,so in reasons.items() if so), '')
+    return next((f"study {quoted(name)} cannot name a folder of reports: {why}" for why,so in reasons.items() if so), '')
 
 def report_notebooks()->list[str]:
     "The notebooks that answer a study's question"
@@ -129,12 +129,12 @@ def _check_names(given:dict[str,Given])->list[tuple[int,str]]:
     return [o for o in faults if o[1]]
 
 # %% ../../nbs/run/20_study.ipynb #b56781b8
-# a cell without a mistake
+# an experiment without a mistake
 PLAIN = MappingProxyType(dict(data='mini', model='random:mini', intermediate='none', target='tatoeba', seed=0))
 
-def cell_fault(**fields)->str:
-    "Why there is no such cell; '' if there is"
-    try: Cell(**fields)
+def experiment_fault(**fields)->str:
+    "Why there is no such experiment; '' if there is"
+    try: Experiment(**fields)
     except ValueError as e: return str(e)
     return ''
 
@@ -149,8 +149,8 @@ def _check_twice(name:str, given:Given)->list[tuple[int,str]]:
     for value,line in zip(given.values, given.lines):
         same = _parsed(name, value)
         if same not in seen: seen[same] = value
-        elif seen[same]==value: faults.append((line, f"{name} holds {shown(value)} twice"))
-        else: faults.append((line, f"{name} {shown(value)} is the same as {shown(seen[same])}"))
+        elif seen[same]==value: faults.append((line, f"{name} holds {quoted(value)} twice"))
+        else: faults.append((line, f"{name} {quoted(value)} is the same as {quoted(seen[same])}"))
     return faults[:MOST_FAULTS]
 
 def _check_axis(name:str, given:Given, data:str)->tuple[Given,list[tuple[int,str]]]:
@@ -158,7 +158,7 @@ def _check_axis(name:str, given:Given, data:str)->tuple[Given,list[tuple[int,str
     first,good,faults = {},{},[]
     for value,line in zip(given.values, given.lines): first.setdefault(value, line)
     for value,line in first.items():
-        why = cell_fault(**PLAIN|{'data': data, name: value})
+        why = experiment_fault(**PLAIN|{'data': data, name: value})
         if why: faults.append((line, why))
         else: good[value] = line
         if len(faults)>=MOST_FAULTS: break
@@ -178,10 +178,10 @@ def _line_of(given:dict[str,Given], name:str, value)->int:
     return next((line for v,line in zip(given[name].values, given[name].lines) if v==value), given[name].line)
 
 def _guilty(why:str, fields:dict, beside:dict)->str|None:
-    "The setting without which a cell is not refused for this"
+    "The setting without which an experiment is not refused for this"
     for name in beside:
         rest = {k: v for k,v in beside.items() if k!=name}
-        if cell_fault(**fields, settings=rest)!=why: return name
+        if experiment_fault(**fields, settings=rest)!=why: return name
     return None
 
 def _check_together(given:dict[str,Given])->list[tuple[int,str]]:
@@ -190,7 +190,7 @@ def _check_together(given:dict[str,Given])->list[tuple[int,str]]:
     faults = {}  # sentence -> line
     for name,value,line,beside in _combinations(given):
         fields = first|{name: value}
-        why = cell_fault(**fields, settings=beside)
+        why = experiment_fault(**fields, settings=beside)
         if not why or why in faults: continue
         guilty = _guilty(why, fields, beside)
         faults[why] = _line_of(given, guilty, beside[guilty]) if guilty else line
@@ -252,30 +252,30 @@ def load_study(path:Path|str)->Study:
         axes=MappingProxyType(axes), settings=MappingProxyType(rest))
 
 # %% ../../nbs/run/20_study.ipynb #1b86b779
-def cells(study:Study)->list[Cell]:
+def experiments(study:Study)->list[Experiment]:
     "Every combination of the axes"
     names = list(study.axes)
     res = []
     for combo in itertools.product(*study.axes.values()):
         at = dict(zip(names, combo))
         extra = {k: v for k,v in at.items() if k not in AXES}
-        res.append(Cell(data=study.data, settings={**study.settings, **extra}, **{k: at[k] for k in AXES}))
+        res.append(Experiment(data=study.data, settings={**study.settings, **extra}, **{k: at[k] for k in AXES}))
     return res
 
-def floors(study:Study)->list[Cell]:
+def floors(study:Study)->list[Experiment]:
     "For every model and target the same with random weights, one seed: what the data give away without pretraining"
     axes = {**study.axes, 'intermediate': ['none'], 'seed': study.axes['seed'][:1]}
-    baselines = cells(replace(study, axes=MappingProxyType(axes)))
+    baselines = experiments(replace(study, axes=MappingProxyType(axes)))
     seen = {f'{o.model} {o.target} {o.settings}': o for o in baselines if not o.model.startswith('random:')}
     return [replace(o, model=f'random:{o.model}') for o in seen.values()]
 
 # %% ../../nbs/run/20_study.ipynb #5d8365ac
-TEMPLATES = dict(stage='50_stage', cell='51_cell')  # kind of a node -> its notebook; that of a report is in the study file
+TEMPLATES = dict(stage='50_stage', experiment='51_experiment')  # kind of a node -> its notebook; that of a report is in the study file
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
     "One notebook to execute"
-    kind:str               # 'stage', 'cell' or 'report'
+    kind:str               # 'stage', 'experiment' or 'report'
     key:str
     title:str
     notebook:str           # template, without .ipynb
@@ -284,7 +284,7 @@ class Node:
     result:Path            # exists when the node's work is in the store
     phase:str=''           # nodes of one phase take about as long: pretrain, intermediate, target, score or report
 
-def _params(c:Cell): return dict(model=c.model, intermediate=c.intermediate, target=c.target, seed=c.seed, data=c.data, settings=dict(c.settings))
+def _params(c:Experiment): return dict(model=c.model, intermediate=c.intermediate, target=c.target, seed=c.seed, data=c.data, settings=dict(c.settings))
 
 def _from_root(path):
     "A path as a report shows it: from the checkout's folder where it is inside"
@@ -292,32 +292,32 @@ def _from_root(path):
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 def _beside(c):
-    "What a cell has in common with its baseline"
+    "What an experiment has in common with its baseline"
     given = sorted((k,str(v)) for k,v in c.settings.items() if not k.startswith('intermediate_'))
     return (c.model, c.target, c.seed, *given)
 
 # %% ../../nbs/run/20_study.ipynb #9f60ebdf
 def _stage_node(s, c):
     "The node of a training; the notebook finds it by its key among those of the cell"
-    return Node(kind='stage', phase=s.kind, key=s.key, title=s.name, notebook=TEMPLATES['stage'], result=place('models', s.key),
+    return Node(kind='stage', phase=s.kind, key=s.key, title=s.name, notebook=TEMPLATES['stage'], result=artifact_path('models', s.key),
         params=MappingProxyType(dict(_params(c), key=s.key)), parents=(s.parent.key,) if s.parent else ())
 
 def _cell_node(c, k, parents):
-    return Node(kind='cell', phase='score', key=k, title=c.name, notebook=TEMPLATES['cell'], parents=parents,
-        params=MappingProxyType(_params(c)), result=place('scores', f'{k}.json'))
+    return Node(kind='experiment', phase='score', key=k, title=c.name, notebook=TEMPLATES['experiment'], parents=parents,
+        params=MappingProxyType(_params(c)), result=artifact_path('scores', f'{k}.json'))
 
 def _report_node(study, nodes):
     "The last node; a report computes no digits, so its key counts the version of the scores it shows"
     k = key('score', f'report {study.name}', cells=sorted(nodes), report=study.report).removeprefix('score-')
     params = dict(study=_from_root(study.path), make_missing=False)
     return Node(kind='report', phase='report', key=k, title=f'report of {study.name}', notebook=study.report,
-        params=MappingProxyType(params), parents=tuple(k for k,o in nodes.items() if o.kind=='cell'),
+        params=MappingProxyType(params), parents=tuple(k for k,o in nodes.items() if o.kind=='experiment'),
         result=settings().reports_path/study.name/f'.{k}')
 
 def plan(study:Study)->dict[str,Node]:
     "The nodes of a study by key, parents first; equal trainings are one node"
     res,baselines = {},{}
-    for c in sorted([*cells(study), *floors(study)], key=lambda o: o.intermediate!='none'):
+    for c in sorted([*experiments(study), *floors(study)], key=lambda o: o.intermediate!='none'):
         trainings,k = stages(c),score_key(c)
         for s in trainings: res.setdefault(s.key, _stage_node(s, c))
         if c.intermediate=='none': baselines[_beside(c)] = k
