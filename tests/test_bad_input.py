@@ -6,7 +6,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 from xstilts.learn.heads import new_encoder
 from xstilts.catalog.encoders import model
-from xstilts.run.stages import Experiment, run_experiment, run_stage, stages
+from xstilts.run.experiment import Experiment
+from xstilts.run.stages import stages_of
+from xstilts.run.launch import run_stage
+from xstilts.run.scores import run_experiment
 from xstilts.core.store import artifact_path
 from xstilts.learn.tokenize import train_tokenizer
 
@@ -77,7 +80,7 @@ def test_inputs_longer_than_the_positions(folder):
 
 def test_sentences_longer_than_the_positions_are_cut(folder, monkeypatch):
     "Retrieval has no length of its own to refuse: texts end where the encoder's positions do."
-    import xstilts.run.stages as s
+    import xstilts.run.experiment as s
     long = lambda rows: tuple(o|dict(text=' '.join([o['text']]*40)) for o in rows)
     real = s.test_rows
     monkeypatch.setattr(s, 'test_rows', lambda *a: long(real(*a)))
@@ -90,7 +93,7 @@ def test_a_gpu_where_there_is_none(folder, monkeypatch):
 
 
 def test_more_processes_than_gpus(folder, monkeypatch):
-    from xstilts.run.stages import n_devices
+    from xstilts.run.identity import n_devices
     monkeypatch.setattr('torch.cuda.device_count', lambda: 1)
     monkeypatch.setenv('XSTILTS_DEVICES', '4')
     with pytest.raises(ValueError, match='devices is 4, and this machine has 1 GPU: say at most that in settings.ini or XSTILTS_DEVICES'): n_devices()
@@ -106,10 +109,10 @@ def test_an_update_that_does_not_fit_is_cut_and_told(folder, monkeypatch):
         if max(len(b['input_ids']) for _, b in micro)>3: raise torch.OutOfMemoryError('pretended')
         return real(acc, net, opt, micro, *a, **kw)
     size = dict(target_max_length=64, target_dropout=0., target_lr=1e-3)
-    whole = load_file(run_stage(stages(experiment(folder, **size))[-1])/'heads.safetensors')
+    whole = load_file(run_stage(stages_of(experiment(folder, **size))[-1])/'heads.safetensors')
     shutil.rmtree(os.environ['XSTILTS_ARTIFACTS'])
     monkeypatch.setattr(training, 'one_update', short)
-    cut = load_file(run_stage(stages(experiment(folder, **size))[-1])/'heads.safetensors')
+    cut = load_file(run_stage(stages_of(experiment(folder, **size))[-1])/'heads.safetensors')
     assert all(torch.allclose(whole[k], cut[k], atol=1e-5) for k in whole)
     assert any('forward passes: memory' in o for o in read_json(run_experiment(experiment(folder, **size)))['flags'])
 
@@ -126,7 +129,7 @@ def test_one_example_that_does_not_fit_keeps_the_checkpoint(folder, monkeypatch)
     long = experiment(folder, target_max_length=64, target_max_steps=6, target_batch_size=2, target_epochs=9, target_checkpoint_steps=1)
     monkeypatch.setattr(training, 'one_update', full)
     with pytest.raises(ValueError, match='does not fit into memory: lower max_length'): run_experiment(long)
-    work = artifact_path('work', stages(long)[-1].key)
+    work = artifact_path('work', stages_of(long)[-1].key)
     assert list(work.rglob('*.safetensors'))
     monkeypatch.setattr(training, 'one_update', lambda *a, **kw: (seen.append(1), real(*a, **kw))[1])
     assert run_experiment(long).exists() and len(seen)==6

@@ -4,7 +4,9 @@ import pytest
 from xstilts.evaluate import retrieval
 from xstilts.data.load import load, test_rows as rows_of_test
 from xstilts.data.sources import gold_ids
-from xstilts.run.stages import Experiment, prediction_key, run_experiment
+from xstilts.run.experiment import Experiment
+from xstilts.run.predictions import prediction_key
+from xstilts.run.scores import run_experiment
 from xstilts.core.store import read_json
 from xstilts.evaluate.submission import score_folder, write_labels
 
@@ -84,11 +86,11 @@ def test_a_byte_order_mark_is_no_part_of_an_id(folder):
 
 def test_predictions_of_before_are_not_taken(folder, monkeypatch):
     "Rows and settings did not change when the rule did, so the rule is in the key; the miniature repeats no sentence."
-    from xstilts.run import stages
+    from xstilts.run import predictions
     write(folder, 'test', FOREIGN, ENGLISH, CLEAN)
     mini = Experiment(model='random:mini', intermediate='none', target='bucc2018', seed=0, settings=dict(languages='de', layer=1))
     now = prediction_key(experiment()), prediction_key(mini)
-    monkeypatch.setattr(stages, 'is_mined', lambda c: False)
+    monkeypatch.setattr(predictions, 'is_mined', lambda c: False)
     before = prediction_key(experiment()), prediction_key(mini)
     assert [a==b for a, b in zip(now, before)]==[False, True]
 

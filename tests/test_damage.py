@@ -50,7 +50,7 @@ IN_FILE = dict(flip=flip, truncate=truncate, empty=empty, delete=delete)
 OF_FILE = dict(folder_for_file=folder_for_file)
 OF_FOLDER = dict(file_for_folder=file_for_folder, hollow=hollow)
 HEAVY = ('accelerate', 'fastcore.xtras', 'pandas', 'pyarrow.parquet', 'safetensors.torch', 'transformers.models.xlm_roberta.modeling_xlm_roberta',
-    'xstilts.evaluate.predict', 'xstilts.run.stages', 'xstilts.learn.train')  # imported once, before forks
+    'xstilts.evaluate.predict', 'xstilts.run.scores', 'xstilts.learn.train')  # imported once, before forks
 AFTER_ROWS = ('tokens', 'models', 'predictions', 'scores')
 AFTER_TOKENS = ('models', 'predictions', 'scores')
 AFTER_MODEL = ('predictions', 'scores')
@@ -95,7 +95,8 @@ def unseal(store):
 
 def outcome(store):
     "Run the experiment in a store: scores, warnings, what was moved aside, and the models there"
-    from xstilts.run.stages import Experiment, run_experiment
+    from xstilts.run.experiment import Experiment
+    from xstilts.run.scores import run_experiment
     from xstilts.core.store import read_json
     os.environ['XSTILTS_ARTIFACTS'] = str(store)
     with warnings.catch_warnings(record=True) as told:

@@ -8,7 +8,7 @@ from mirrors import repository
 from xstilts.data.load import load, rows_fingerprint, source_fingerprint, task_of, text_fingerprint
 from xstilts.learn.mlm import Shape
 from xstilts.learn.recipe import Recipe
-from xstilts.run.stages import Stage, _stage_key
+from xstilts.run.stages import Stage, stage_key
 
 PLAIN = dict(context='The Spree flows through Berlin.', answers=dict(text=['Berlin'], answer_start=[24]))
 
@@ -61,7 +61,7 @@ def test_a_changed_file_behind_a_link_is_noticed(mirror, tmp_path):
     assert source_fingerprint('mirror', 'xquad')!=before
 
 
-def pretraining_key(langs='sw'): return _stage_key.__wrapped__(Stage(kind='pretrain', model='mini', data='mirror', recipe=Recipe(), shape=Shape(origin='mirror', langs=langs)))
+def pretraining_key(langs='sw'): return stage_key.__wrapped__(Stage(kind='pretrain', model='mini', data='mirror', recipe=Recipe(), shape=Shape(origin='mirror', langs=langs)))
 
 
 def prints(): return source_fingerprint('mirror', 'xquad'), source_fingerprint('mirror', 'bucc2018'), text_fingerprint('mirror', ['sw']), pretraining_key()

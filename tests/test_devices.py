@@ -16,14 +16,17 @@ CPU = dict(CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
 two_cores = pytest.mark.skipif(os.cpu_count()<2, reason='two processes need two cores')
 CODE = """
 import json, sys
-from xstilts.run.stages import Experiment, predict_experiment, run_stage, stages
+from xstilts.run.experiment import Experiment
+from xstilts.run.stages import stages_of
+from xstilts.run.launch import run_stage
+from xstilts.run.predictions import predict_experiment
 from xstilts.core.store import read_json
 given = dict(target_train_limit=70, target_epochs=2, target_dropout=0., target_eval_steps=3, target_eval_rows=20, target_eps=1e-4, eval_limit=4, languages='en')  # eps: Adam makes whole steps of gradients that are nothing but rounding
 experiment = Experiment(model='mini-s', intermediate='none', target=sys.argv[2], seed=0, settings=given|json.loads(sys.argv[1]))
 seen = []
-folder = run_stage(stages(experiment)[-1], seen.append)
+folder = run_stage(stages_of(experiment)[-1], seen.append)
 made = read_json(folder/'stage.json')
-print(json.dumps(dict(log=made['log'], told=made['told'], sharding=made['sharding'], devices=made['devices'], key=made['key'], seen=len(seen), folder=str(folder), prob=predict_experiment(experiment)[0].get('prob'))))
+print(json.dumps(dict(log=made['log'], warnings=made['warnings'], sharding=made['sharding'], devices=made['devices'], key=made['key'], seen=len(seen), folder=str(folder), prob=predict_experiment(experiment)[0].get('prob'))))
 """
 
 
@@ -49,8 +52,8 @@ def test_groups_of_a_dual_encoder_are_shared_whole(tmp_path):
     one, two, idle = (said(trained(tmp_path/o, n, target='lareqa', target_train_limit=18, target_epochs=1, target_max_length=64, **more)) for o, n, more in (('one', 1, {}), ('two', 2, {}), ('idle', 2, dict(target_negatives=16))))
     for a, b in zip(one['log'], two['log'], strict=True):
         assert abs(a['loss']-b['loss'])<1e-5 and (a['labels'], a.get('dev'))==(b['labels'], b.get('dev')), (a, b)
-    assert one['told']==two['told'] and 'nothing to do' not in ' '.join(two['told'])
-    assert [o for o in idle['told'] if 'chance' not in o]==['1 of 2 processes had nothing to do: an update has no more than 1 of the groups of pairs that are told apart together, and none is cut']
+    assert one['warnings']==two['warnings'] and 'nothing to do' not in ' '.join(two['warnings'])
+    assert [o for o in idle['warnings'] if 'chance' not in o]==['1 of 2 processes had nothing to do: an update has no more than 1 of the groups of pairs that are told apart together, and none is cut']
 
 
 @pytest.fixture(scope='module')
@@ -86,7 +89,7 @@ def test_sharded_weights_in_bfloat16(tmp_path):
     given = dict(target_precision='bfloat16', target_eval_steps=0)
     one, two = said(trained(tmp_path/'one', 1, **given)), said(trained(tmp_path/'two', 2, 'fsdp', **given))
     for a, b in zip(one['log'], two['log'], strict=True): assert a['loss']==pytest.approx(b['loss'], abs=.02)
-    assert [sum('weights were sharded over 2 processes and gathered in bfloat16' in t for t in o['told']) for o in (one, two)]==[0, 1]
+    assert [sum('weights were sharded over 2 processes and gathered in bfloat16' in t for t in o['warnings']) for o in (one, two)]==[0, 1]
 
 
 def test_a_number_of_devices_that_is_none(tmp_path):
@@ -234,14 +237,16 @@ RESUMED = """
 import os, sys
 from pathlib import Path
 import xstilts.learn.train as t
-from xstilts.run.stages import Experiment, make_stage, stages
+from xstilts.run.experiment import Experiment
+from xstilts.run.stages import stages_of
+from xstilts.run.launch import make_stage
 c = Experiment(model='mini-s', intermediate='none', target='udpos', seed=3, settings=dict(target_train_limit=60, target_batch_size=7, target_epochs=2, target_checkpoint_steps=2, target_eval_steps=3, target_eval_rows=20, target_select='best'))
 step, real = int(sys.argv[2]), t.save_checkpoint
 def stop(folder, n, *a):
     real(folder, n, *a)
     if n>=step>0: os.kill(os.getpid(), 9)
 t.save_checkpoint = stop
-make_stage(stages(c)[-1], Path(sys.argv[1])/'work', Path(sys.argv[1])/'made')
+make_stage(stages_of(c)[-1], Path(sys.argv[1])/'work', Path(sys.argv[1])/'made')
 """
 TIMES = ('seconds', 'pieces_per_second', 'examples_per_second')
 

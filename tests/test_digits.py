@@ -32,7 +32,7 @@ STEPS = dict(epochs=3, batch_size=16, train_limit=16, dropout=0., lr=1e-3, eval_
 def digits_of_tokens():
     "Sums over ids and positions of some rows: whole numbers."
     from xstilts.data.load import test_rows, train_rows
-    from xstilts.run.stages import load_encoder
+    from xstilts.run.training import load_encoder
     from xstilts.catalog.tasks import tasks
     from xstilts.learn.tokenize import encode
     _, tok = load_encoder(None, 'mini')
@@ -60,7 +60,7 @@ def batches_seen():
 
 def digits_of_training(stage):
     "The loss before each update and the batches of a stage."
-    from xstilts.run.stages import run_stage
+    from xstilts.run.launch import run_stage
     from xstilts.core.store import read_json
     with batches_seen() as seen: made = read_json(run_stage(stage)/'stage.json')
     return dict(loss=[o['loss'] for o in made['log']], batches=seen)
@@ -94,10 +94,12 @@ def committed_stage(experiment):
     from safetensors.torch import save_file
     from xstilts.data.load import task_of
     from xstilts.learn.heads import Net
-    from xstilts.run.stages import stage_record, load_encoder, stages
+    from xstilts.run.stages import stages_of
+    from xstilts.run.training import load_encoder
+    from xstilts.run.launch import stage_record
     from xstilts.core.files import sealed_folder
     from xstilts.core.store import artifact_path, write_json
-    stage = stages(experiment)[-1]
+    stage = stages_of(experiment)[-1]
     encoder, tok = load_encoder(None, 'mini')
     net = Net(encoder, [replace(task_of('mini', experiment.target), name=stage.tasks[0])])
     rng = np.random.default_rng(0)
@@ -111,7 +113,8 @@ def committed_stage(experiment):
 
 def digits_of_prediction():
     "Probabilities, scores of spans and nearest neighbours in two languages."
-    from xstilts.run.stages import Experiment, predict_experiment
+    from xstilts.run.experiment import Experiment
+    from xstilts.run.predictions import predict_experiment
     res = {}
     for name in (*PREDICTED, 'tatoeba'):
         experiment = Experiment(model='mini', intermediate='none', target=name, seed=0, settings=dict(eval_limit=6, target_train_limit=8, languages='de ja'))
@@ -225,8 +228,8 @@ def wrong_padding_id(monkeypatch):
 
 def swap_a_label(monkeypatch):
     "Two words of one training sentence change their tags."
-    from xstilts.run import stages
-    plain = stages.train_rows
+    from xstilts.run import training
+    plain = training.train_rows
 
     def train_rows(*args, **kw):
         first, *rest = plain(*args, **kw)
@@ -234,7 +237,7 @@ def swap_a_label(monkeypatch):
         other = next(i for i, t in enumerate(tags) if t!=tags[0])
         tags[0], tags[other] = tags[other], tags[0]
         return (dict(first, tags=tags), *rest)
-    monkeypatch.setattr(stages, 'train_rows', train_rows)
+    monkeypatch.setattr(training, 'train_rows', train_rows)
 
 
 MUTATIONS = {

@@ -15,7 +15,13 @@ from xstilts.evaluate.metrics import score
 from xstilts.evaluate.predict import read_predictions
 from xstilts.evaluate.retrieval import embed_dual, rank_answers, searchable
 from xstilts.data.sources import usable
-from xstilts.run.stages import Experiment, _stage_key, data_fingerprint, load_encoder, predict_experiment, prediction_key, run_experiment, run_stage, score_key, stages, data_warnings
+from xstilts.run.identity import data_fingerprint
+from xstilts.run.experiment import Experiment
+from xstilts.run.stages import stage_key, stages_of
+from xstilts.run.training import load_encoder
+from xstilts.run.launch import run_stage
+from xstilts.run.predictions import predict_experiment, prediction_key
+from xstilts.run.scores import data_warnings, run_experiment, score_key
 from xstilts.core.store import artifact_path, read_json
 from xstilts.evaluate.submission import score_folder
 from xstilts.catalog.tasks import tasks
@@ -97,7 +103,7 @@ def test_lareqa_of_the_miniature(tmp_path):
     "A stage of its own, its weights read back, scores of both sides of the same folder; the plain encoder is another experiment."
     experiment = Experiment(model='random:mini', intermediate='none', target='lareqa', seed=0, settings=dict(eval_limit=10, languages='de en', target_train_limit=32, target_epochs=1))
     res = read_json(run_experiment(experiment))
-    made = read_json(artifact_path('models', stages(experiment)[-1].key)/'stage.json')
+    made = read_json(artifact_path('models', stages_of(experiment)[-1].key)/'stage.json')
     assert (made['kind'], made['tasks'], made['log'][-1]['total'], made['recipe']['negatives']) == ('target', ['lareqa'], 2, 4)
     assert all('stuck at chance' in o for o in res['flags']) and not res['same_data']
     stored = read_predictions(artifact_path('predictions', prediction_key(experiment)), 'lareqa')
@@ -108,7 +114,7 @@ def test_lareqa_of_the_miniature(tmp_path):
     got = score_folder(out/'predictions', out/'labels', 'mini', langs='de en')['tasks']['lareqa']['languages']
     for l in ('de', 'en'): assert got[l]['map20']==pytest.approx(res['scores'][l]['map20'], abs=1e-6)
     plain = Experiment(**{**vars(experiment), 'settings': dict(eval_limit=10, languages='de en', dual=False)})
-    assert not stages(plain) and prediction_key(plain)!=prediction_key(experiment)
+    assert not stages_of(plain) and prediction_key(plain)!=prediction_key(experiment)
     assert 'the encoder as it is' in read_json(run_experiment(plain))['flags'][0]
     export_experiment(plain, tmp_path/'plain', part=True)
     assert 'dual: false' in (tmp_path/'plain'/'README.txt').read_text()
@@ -116,7 +122,7 @@ def test_lareqa_of_the_miniature(tmp_path):
 
 def forget():
     "What is remembered of rows within a process"
-    for o in (load, data_fingerprint, _stage_key): o.cache_clear()
+    for o in (load, data_fingerprint, stage_key): o.cache_clear()
 
 
 @pytest.fixture
@@ -164,7 +170,7 @@ def test_mewslix_without_training_rows(folder):
 
 def test_rows_that_are_no_pairs(folder):
     "Development rows have no answers beside them; an empty description is found before training."
-    with pytest.raises(ValueError, match='a dual encoder trains on questions with their context and answers, or on rows with `text` and `answer`'): run_stage(stages(mewslix(target_train_from='dev'))[-1])
+    with pytest.raises(ValueError, match='a dual encoder trains on questions with their context and answers, or on rows with `text` and `answer`'): run_stage(stages_of(mewslix(target_train_from='dev'))[-1])
     with pytest.raises(ValueError, match='answer is empty'): usable('mewslix', 'train', [dict(id='1', text='x', side='query', gold_id='y', cluster='z', answer=' ')], 'here')
 
 

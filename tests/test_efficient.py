@@ -8,7 +8,10 @@ import torch
 from xstilts.data.load import test_rows as items, train_rows
 from xstilts.evaluate.runtimes import EXTRA, compared, run_by
 from xstilts.learn.heads import Net, first_position
-from xstilts.run.stages import Experiment, load_encoder, prediction_key, run_experiment
+from xstilts.run.experiment import Experiment
+from xstilts.run.training import load_encoder
+from xstilts.run.predictions import prediction_key
+from xstilts.run.scores import run_experiment
 from xstilts.core.store import artifact_path, read_json
 from xstilts.catalog.tasks import tasks
 from xstilts.learn.tokenize import encode

@@ -5,7 +5,9 @@ from importlib.resources import files
 import pytest
 from xstilts.catalog.encoders import model, own_models
 from xstilts.learn.mlm import Shape, pretrain
-from xstilts.run.stages import Experiment, load_encoder, pretraining
+from xstilts.run.experiment import Experiment
+from xstilts.run.stages import pretraining
+from xstilts.run.training import load_encoder
 from xstilts.learn.train import Recipe
 
 SHIPPED = ('mini', 'mini-s')

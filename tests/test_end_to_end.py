@@ -136,11 +136,13 @@ MODELLED = dict(intermediate='mnli', target='tatoeba', settings=dict(intermediat
 @pytest.mark.parametrize('experiment', [PLAIN, MODELLED], ids=['target', 'with modelling'])
 def test_stage_killed_between_updates(experiment, tmp_path):
     "A training process killed with -9 after some updates goes on from its checkpoint to the same weights."
-    code = f"cell = {experiment!r}" + """
+    code = f"experiment = {experiment!r}" + """
 import os, sys
 os.environ['XSTILTS_ARTIFACTS'] = sys.argv[1]
-import xstilts.run.stages as s
-from xstilts.run.stages import Experiment, run_stage, stages
+import xstilts.run.training as s
+from xstilts.run.experiment import Experiment
+from xstilts.run.stages import stages_of
+from xstilts.run.launch import run_stage
 from xstilts.core.store import read_json
 s.MLM_DOCUMENTS = 200
 c = Experiment(model='mini', seed=3, **experiment)
@@ -152,7 +154,7 @@ if step:
         real(folder, n, *a)
         if n>=step: os.kill(os.getpid(), 9)
     t.save_checkpoint = stop
-print(read_json(run_stage(stages(c)[-1])/'manifest.json')['heads.safetensors']['blake2b'])
+print(read_json(run_stage(stages_of(c)[-1])/'manifest.json')['heads.safetensors']['blake2b'])
 """
     go = lambda name, step: subprocess.run([sys.executable, '-c', code, str(tmp_path/name), str(step)], cwd=root, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
     whole = go('a', 0)

@@ -18,7 +18,7 @@ from jupyter_client.kernelspec import NoSuchKernel
 from xstilts import cli
 from xstilts.report import site
 from xstilts.run import engine
-from xstilts.run.stages import stages
+from xstilts.run.stages import stages_of
 from xstilts.core.store import artifact_path, read_json
 from xstilts.run.study import Node, experiments, load_study, plan
 
@@ -359,7 +359,7 @@ def test_each_training_of_a_sequence_has_its_own_node(store):
         assert read_json(artifact_path('models', k)/'stage.json')['tasks']==[task]
         assert f"'name': 'mini {task}" in artifact_path('notebooks', f'{k}.ipynb').read_text()
     last = [o for o in experiments(made) if o.intermediate!='none'][0]
-    assert [o.key for o in stages(last)]==list(trainings)
+    assert [o.key for o in stages_of(last)]==list(trainings)
 
 
 def test_a_training_that_an_earlier_version_executed_is_found_by_its_key(store):

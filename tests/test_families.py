@@ -175,7 +175,8 @@ def test_dropout_is_set_everywhere(family, folders):
 def test_whole_cells_run(family, folders, tmp_path, monkeypatch):
     "Trained, predicted and scored through the store, from the folder and from random weights."
     monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path))
-    from xstilts.run.stages import Experiment, run_experiment
+    from xstilts.run.experiment import Experiment
+    from xstilts.run.scores import run_experiment
     from xstilts.core.store import read_json
     few = dict(target_train_from='dev', target_train_limit=12, target_max_steps=2, target_max_length=LENGTH, eval_limit=3, languages='de ja')
     for name in (folders[family], f'random:{folders[family]}'):
@@ -221,7 +222,9 @@ def test_a_pipeline_says_what_the_head_says(family, folders, tmp_path):
 def test_a_model_that_writes_runs_as_a_cell(target, folders, tmp_path, monkeypatch):
     "After an intermediate task, through the store; what cannot be read is told, and nothing is shared with the encoder's experiments."
     monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path))
-    from xstilts.run.stages import Experiment, Stage, run_experiment, score_key, stages
+    from xstilts.run.experiment import Experiment
+    from xstilts.run.stages import Stage, stages_of
+    from xstilts.run.scores import run_experiment, score_key
     from xstilts.core.store import artifact_path, read_json
     few = dict(target_train_from='dev', target_train_limit=8, target_max_steps=2, intermediate_train_from='dev', intermediate_train_limit=8, intermediate_max_steps=2, eval_limit=2, languages='de ja')
     phase = 'pawsx' if target=='xnli' else 'none'
@@ -232,7 +235,7 @@ def test_a_model_that_writes_runs_as_a_cell(target, folders, tmp_path, monkeypat
     model_folder = artifact_path('models', got['stages'][-1])
     assert any('decoder' in k for k in load_file(model_folder/'backbone/model.safetensors')) and read_json(model_folder/'stage.json')['head']=='text2text'
     other = Experiment(model=folders['mt5'], intermediate=phase, target=target, seed=0, settings=few)
-    assert score_key(other)!=score_key(experiment) and not {o.key for o in stages(other)}&{o.key for o in stages(experiment)} and Stage.__dataclass_fields__['head'].default==''
+    assert score_key(other)!=score_key(experiment) and not {o.key for o in stages_of(other)}&{o.key for o in stages_of(experiment)} and Stage.__dataclass_fields__['head'].default==''
 
 
 def spoilt(folder, to, how):
@@ -314,9 +317,11 @@ def test_onnx_says_the_same(family, kind, folders):
 def test_modelling_goes_on_with_any_tokenizer(family, folders, tmp_path, monkeypatch):
     "Masked language modelling among the updates of a stage, whatever the tokenizer puts around a text and calls it."
     monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path))
-    monkeypatch.setattr('xstilts.run.stages.MLM_DOCUMENTS', 20)
-    from xstilts.run.stages import Experiment, run_stage, stages
+    monkeypatch.setattr('xstilts.run.training.MLM_DOCUMENTS', 20)
+    from xstilts.run.experiment import Experiment
+    from xstilts.run.stages import stages_of
+    from xstilts.run.launch import run_stage
     from xstilts.core.store import read_json
     few = dict(target_train_from='dev', target_train_limit=8, target_max_steps=4, target_max_length=64, target_mlm_rate=.5, target_mlm_languages='en')
-    log = read_json(run_stage(stages(Experiment(model=folders[family], intermediate='none', target='xnli', seed=0, settings=few))[-1])/'stage.json')['log']
+    log = read_json(run_stage(stages_of(Experiment(model=folders[family], intermediate='none', target='xnli', seed=0, settings=few))[-1])/'stage.json')['log']
     assert np.isfinite([o['loss'] for o in log]).all()

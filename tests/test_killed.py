@@ -12,7 +12,9 @@ root = Path(__file__).parent.parent
 KILLED = """
 import json, os, random, sys
 import xstilts.learn.train as t
-from xstilts.run.stages import Experiment, run_stage, stages
+from xstilts.run.experiment import Experiment
+from xstilts.run.stages import stages_of
+from xstilts.run.launch import run_stage
 from xstilts.core.store import read_json
 import safetensors.torch, transformers
 moments = json.loads(sys.argv[2])  # the kill comes with the n-th of these events
@@ -38,7 +40,7 @@ def attempt(store, at):
     if pid: return os.waitpid(pid, 0)[1]
     os.environ['XSTILTS_ARTIFACTS'] = store
     watched(at)
-    folder = run_stage(stages(experiment)[-1])
+    folder = run_stage(stages_of(experiment)[-1])
     log = [{k: v for k,v in o.items() if k not in times} for o in read_json(folder/'stage.json')['log']]
     sums = {k: v['blake2b'] for k,v in read_json(folder/'manifest.json').items() if k.endswith('.safetensors')}
     print(json.dumps(dict(log=log, sums=sums)), flush=True)

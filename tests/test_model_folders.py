@@ -12,7 +12,10 @@ import pytest
 from xstilts.learn.heads import backbone, new_encoder, tokenizer
 from xstilts.core.hub import content_fingerprint
 from xstilts.catalog.encoders import Model
-from xstilts.run.stages import Experiment, prediction_key, score_key, stages
+from xstilts.run.experiment import Experiment
+from xstilts.run.stages import stages_of
+from xstilts.run.predictions import prediction_key
+from xstilts.run.scores import score_key
 from xstilts.learn.tokenize import train_tokenizer
 
 FEW = dict(intermediate_train_limit=8, target_train_limit=8, eval_limit=4, languages='de', target_max_length=64)
@@ -37,7 +40,7 @@ def experiment(name, intermediate='mnli', target='xnli', **settings):
 
 def keys(name, **kw):
     made = experiment(name, **kw)
-    return [*(o.key for o in stages(made)), prediction_key(made), score_key(made)]
+    return [*(o.key for o in stages_of(made)), prediction_key(made), score_key(made)]
 
 
 def changed(folder, name, **values):
@@ -82,11 +85,11 @@ def test_only_words_that_got_their_spaces_have_other_keys(monkeypatch):
     "Tagged sentences have other keys in families whose pieces begin with the space; nothing else has."
     tagged, pairs = keys('mmbert-base', target='udpos', intermediate='none'), keys('mmbert-base', intermediate='none')
     monkeypatch.setattr('xstilts.run.stages.SPACED', ())
-    from xstilts.run.stages import _stage_key
-    _stage_key.cache_clear()
+    from xstilts.run.stages import stage_key
+    stage_key.cache_clear()
     assert not set(tagged)&set(keys('mmbert-base', target='udpos', intermediate='none'))
     assert pairs==keys('mmbert-base', intermediate='none')
-    _stage_key.cache_clear()
+    stage_key.cache_clear()
 
 
 def test_weights_are_not_held_to_be_hashed(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from xstilts.cli import main
 from xstilts.core.config import settings
 from xstilts.share.export import export_study
-from xstilts.run.stages import run_experiment
+from xstilts.run.scores import run_experiment
 from xstilts.core.store import read_json
 from xstilts.run.study import Study, experiments
 from xstilts.evaluate.submission import members, score_folder

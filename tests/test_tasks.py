@@ -4,7 +4,10 @@ import os
 
 import pytest
 from xstilts.core.config import settings
-from xstilts.run.stages import Experiment, run_experiment, run_stage, stages
+from xstilts.run.experiment import Experiment
+from xstilts.run.stages import stages_of
+from xstilts.run.launch import run_stage
+from xstilts.run.scores import run_experiment
 from xstilts.core.store import read_json
 from xstilts.catalog.tasks import tasks
 
@@ -39,7 +42,7 @@ def test_targets_of_the_miniature(target): scored(Experiment(model='random:mini'
 
 @pytest.mark.parametrize('task', INTERMEDIATES)
 def test_intermediates_of_the_miniature(task):
-    s = stages(Experiment(model='random:mini', intermediate=task, target='udpos', seed=0, settings=SMALL))[0]
+    s = stages_of(Experiment(model='random:mini', intermediate=task, target='udpos', seed=0, settings=SMALL))[0]
     assert math.isfinite(read_json(run_stage(s)/'stage.json')['log'][-1]['loss'])
 
 
@@ -54,7 +57,7 @@ def test_real_targets(target):
 @mirror
 @pytest.mark.parametrize('task', [o for o in REAL_INTERMEDIATES if o!='anli'])
 def test_real_intermediates(task):
-    s = stages(Experiment(model='random:mini', intermediate=task, target='tatoeba', seed=0, data='mirror', settings=SMALL|dict(intermediate_train_from=REAL_INTERMEDIATES[task])))[0]
+    s = stages_of(Experiment(model='random:mini', intermediate=task, target='tatoeba', seed=0, data='mirror', settings=SMALL|dict(intermediate_train_from=REAL_INTERMEDIATES[task])))[0]
     assert math.isfinite(read_json(run_stage(s)/'stage.json')['log'][-1]['loss'])
 
 

@@ -4,7 +4,9 @@ import json
 import pytest
 from xstilts.data.load import inventory, load, task_of, train_rows
 from xstilts.data.sources import plain_text
-from xstilts.run.stages import Experiment, run_stage, stages
+from xstilts.run.experiment import Experiment
+from xstilts.run.stages import stages_of
+from xstilts.run.launch import run_stage
 from xstilts.core.store import read_json
 
 MARK = '\ufeff'
@@ -115,7 +117,7 @@ def test_a_tag_that_training_lacks_is_wrong(folders):
     put(folders, 'ccg/dev.txt', 'dogs\tN\nbark\tNEW\n\n')
     assert task_of('hub', 'ccg').labels==('N', 'V')
     made = Experiment(model='random:mini', intermediate='ccg', target='udpos', seed=0, data='hub', settings=dict(intermediate_epochs=9, intermediate_eval_steps=4, intermediate_lr=.01, eval_limit=2))
-    log = read_json(run_stage(stages(made)[0])/'stage.json')['log']
+    log = read_json(run_stage(stages_of(made)[0])/'stage.json')['log']
     assert max(o['dev'] for o in log if 'dev' in o)==50
     with pytest.raises(ValueError, match="ccg: 1 tags of the dev split, such as 'NEW', are not in the train split"): train_rows('hub', 'ccg', given='dev')
 

@@ -2,7 +2,7 @@
 import pytest
 from xstilts.mini.rows import MAKERS, SIZES, rows
 from xstilts.mini.grammars import LANGS
-from xstilts.run.stages import load_encoder
+from xstilts.run.training import load_encoder
 
 
 @pytest.fixture(scope='module')

@@ -241,7 +241,7 @@ def export_verb(args)->int:
 def _cell(part):
     "The experiment whose scores have `part` in their name"
     from xstilts.core.config import nearest
-    from xstilts.run.stages import Experiment
+    from xstilts.run.experiment import Experiment
     from xstilts.core.store import artifact_path,read_score
     names = sorted(o.stem for o in artifact_path('scores').glob('*.json'))
     found = [o for o in names if part in o]

@@ -12,7 +12,9 @@ from collections import Counter
 from dataclasses import dataclass,field,replace
 import numpy as np
 from ..evaluate.metrics import from_stats,item_stats,metrics,score
-from ..run.stages import Experiment,predictions_of,score_key,recipe
+from ..run.recipes import resolve_recipe
+from ..run.experiment import Experiment
+from ..run.scores import predictions_of,score_key
 from .statistics import Gain,Items,boot_gains,boot_scores,draw_clusters,gain,pooled_seed_variance,score_interval
 from ..core.store import is_stored,artifact_path,read_json
 from ..evaluate.submission import averages,groups,members,suite_of,whole_mean
@@ -41,7 +43,7 @@ def majority(experiment:Experiment)->dict[str,float]|None:
     "Points per language of always giving the most frequent answer of the training task; None where there is no such answer"
     from xstilts.data.load import train_rows
     t,metric = tasks[experiment.target],tasks[experiment.target].metric
-    r = recipe(experiment, 'target')
+    r = resolve_recipe(experiment, 'target')
     seen = train_rows(experiment.data, experiment.target, r.train_limit, r.train_from, r.match) if t.kind in ('pair','choice','tags') else ()
     if t.kind in ('pair','choice'):
         top = Counter(o['label'] for o in seen).most_common(1)[0][0]

@@ -21,7 +21,7 @@ from .study import Node
 
 # %% ../../nbs/run/30_engine.ipynb #89362761
 PRELOAD = ['torch','transformers.models.xlm_roberta.modeling_xlm_roberta','transformers.models.auto.modeling_auto','accelerate','pandas','pyarrow.parquet','matplotlib.pyplot',
-    'seqeval.metrics','scipy.stats','IPython','ipykernel.kernelapp','ipykernel.ipkernel','xstilts.run.stages','xstilts.evaluate.predict','xstilts.evaluate.retrieval','xstilts.report.statistics','xstilts.run.engine']
+    'seqeval.metrics','scipy.stats','IPython','ipykernel.kernelapp','ipykernel.ipkernel','xstilts.run.scores','xstilts.evaluate.predict','xstilts.evaluate.retrieval','xstilts.report.statistics','xstilts.run.engine']
 
 def serve_kernel(connection_file, env, cwd):
     "A kernel in a forked process"

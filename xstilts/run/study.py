@@ -18,7 +18,10 @@ from ..core.config import ORIGINS,nearest,notebook_names,settings,unknown
 from ..data.load import langs
 from ..core.declared import Setting,parse_value
 from .fields import FIELDS,experiment_settings
-from .stages import Experiment,intermediate,score_key,stages
+from .intermediate import parse_intermediate
+from .experiment import Experiment
+from .stages import stages_of
+from .scores import score_key
 from ..core.store import key,artifact_path
 from ..catalog.tasks import SUITES,tasks
 
@@ -140,7 +143,7 @@ def experiment_fault(**fields)->str:
 
 def _parsed(name:str, value):
     "What two values of a setting are compared by: intermediates by what they train"
-    try: return intermediate(value).steps if name=='intermediate' else value
+    try: return parse_intermediate(value).steps if name=='intermediate' else value
     except ValueError: return value
 
 def _check_twice(name:str, given:Given)->list[tuple[int,str]]:
@@ -318,7 +321,7 @@ def plan(study:Study)->dict[str,Node]:
     "The nodes of a study by key, parents first; equal trainings are one node"
     res,baselines = {},{}
     for c in sorted([*experiments(study), *floors(study)], key=lambda o: o.intermediate!='none'):
-        trainings,k = stages(c),score_key(c)
+        trainings,k = stages_of(c),score_key(c)
         for s in trainings: res.setdefault(s.key, _stage_node(s, c))
         if c.intermediate=='none': baselines[_beside(c)] = k
         base = [] if c.intermediate=='none' else [baselines[_beside(c)]]

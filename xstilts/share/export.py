@@ -16,7 +16,9 @@ from ..core.config import choose
 from ..data.load import langs
 from ..data.sources import split_note
 from ..evaluate.predict import read_predictions
-from ..run.stages import Experiment,has_predictions,prediction_key,score_key
+from ..run.experiment import Experiment
+from ..run.predictions import has_predictions,prediction_key
+from ..run.scores import score_key
 from ..core.store import artifact_path
 from ..run.study import AXES,Study,experiments
 from ..evaluate.submission import LAYOUTS,suite_of,write_labels,write_predictions

@@ -13,7 +13,8 @@ from ..core.config import revisions,settings
 from ..core.hub import reachable
 from ..catalog.encoders import model
 from ..data.sources import SOURCES
-from ..run.stages import Experiment,intermediate
+from ..run.intermediate import parse_intermediate
+from ..run.experiment import Experiment
 from ..catalog.tasks import dev_task,train_task
 
 # %% ../../nbs/share/10_fetch.ipynb #f601d55e
@@ -26,7 +27,7 @@ def needed_repositories(
         m = model(c.model)
         if m.pretrain is None and not m.path.startswith('data:') and not Path(m.path).is_dir(): found['models'][m.path] = True
         if c.data!='hub': continue
-        names = {c.target, dev_task(c.target), *([train_task(c.target)] if c.trained else []), *map(train_task, intermediate(c.intermediate).parts)}
+        names = {c.target, dev_task(c.target), *([train_task(c.target)] if c.trained else []), *map(train_task, parse_intermediate(c.intermediate).parts)}
         for o in sorted(names):
             for s in SOURCES.get(o, ()): found['datasets'][s.repo] = True
     return {k: tuple(v) for k,v in found.items()}
