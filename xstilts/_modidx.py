@@ -191,6 +191,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'xstilts.core.declared._converted': ('core/declared.html#_converted', 'xstilts/core/declared.py'),
                                        'xstilts.core.declared._has_type': ('core/declared.html#_has_type', 'xstilts/core/declared.py'),
                                        'xstilts.core.declared._in_range': ('core/declared.html#_in_range', 'xstilts/core/declared.py'),
+                                       'xstilts.core.declared._is_allowed': ('core/declared.html#_is_allowed', 'xstilts/core/declared.py'),
                                        'xstilts.core.declared._matches': ('core/declared.html#_matches', 'xstilts/core/declared.py'),
                                        'xstilts.core.declared._unquote': ('core/declared.html#_unquote', 'xstilts/core/declared.py'),
                                        'xstilts.core.declared.check_fields': ( 'core/declared.html#check_fields',
