@@ -156,7 +156,7 @@ BAD = {
     folder_for_file: 'vocab.txt is a folder',
     pipe: 'config.json is a named pipe',
     plug: 'vocab.txt is a socket',
-    not_an_object: 'config.json holds no JSON object'}
+    not_an_object: 'config.json contains no JSON object'}
 
 
 @pytest.mark.parametrize('spoil', BAD, ids=lambda o: o.__name__)
