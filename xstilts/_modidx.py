@@ -299,8 +299,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'xstilts.data.columns.tag_names': ('data/columns.html#tag_names', 'xstilts/data/columns.py')},
             'xstilts.data.fingerprints': { 'xstilts.data.fingerprints._files': ( 'data/fingerprints.html#_files',
                                                                                  'xstilts/data/fingerprints.py'),
-                                           'xstilts.data.fingerprints._state': ( 'data/fingerprints.html#_state',
-                                                                                 'xstilts/data/fingerprints.py'),
                                            'xstilts.data.fingerprints.digest': ( 'data/fingerprints.html#digest',
                                                                                  'xstilts/data/fingerprints.py'),
                                            'xstilts.data.fingerprints.file_fingerprint': ( 'data/fingerprints.html#file_fingerprint',
