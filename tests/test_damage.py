@@ -1,4 +1,4 @@
-"""Whatever is damaged in the store is moved aside with a warning and made again: the scores in the end are those of an undamaged store."""
+"""Damaged artifacts are moved aside with a warning and recomputed: the scores equal those of an undamaged store."""
 import importlib
 import json
 import os
@@ -6,12 +6,13 @@ import shutil
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 root = Path(__file__).parent.parent
-CELL = dict(model='mini-s', intermediate='mnli', target='pawsx', seed=3, settings=dict(
+EXPERIMENT = dict(model='mini-s', intermediate='mnli', target='pawsx', seed=3, settings=dict(
     languages='en de', eval_limit=8, intermediate_train_limit=16, intermediate_epochs=1, intermediate_batch_size=8,
     target_train_limit=24, target_epochs=1, target_batch_size=8))
 
@@ -31,12 +32,12 @@ def empty(path): path.write_bytes(b'')
 def delete(path): path.unlink()
 
 
-def folder_for_file(path):
+def replace_by_folder(path):
     path.unlink()
     path.mkdir()
 
 
-def file_for_folder(path):
+def replace_by_file(path):
     shutil.rmtree(path)
     path.write_text('not a folder')
 
@@ -47,14 +48,16 @@ def hollow(path):
 
 
 IN_FILE = dict(flip=flip, truncate=truncate, empty=empty, delete=delete)
-OF_FILE = dict(folder_for_file=folder_for_file)
-OF_FOLDER = dict(file_for_folder=file_for_folder, hollow=hollow)
-HEAVY = ('accelerate', 'fastcore.xtras', 'pandas', 'pyarrow.parquet', 'safetensors.torch', 'transformers.models.xlm_roberta.modeling_xlm_roberta',
-    'xstilts.evaluate.predict', 'xstilts.run.scores', 'xstilts.learn.train')  # imported once, before forks
+OF_FILE = dict(replace_by_folder=replace_by_folder)
+OF_FOLDER = dict(replace_by_file=replace_by_file, hollow=hollow)
+HEAVY = (  # imported once, before the forks
+    'accelerate', 'fastcore.xtras', 'pandas', 'pyarrow.parquet', 'safetensors.torch',
+    'transformers.models.xlm_roberta.modeling_xlm_roberta',
+    'xstilts.evaluate.predict', 'xstilts.run.scores', 'xstilts.learn.train')
 AFTER_ROWS = ('tokens', 'models', 'predictions', 'scores')
 AFTER_TOKENS = ('models', 'predictions', 'scores')
 AFTER_MODEL = ('predictions', 'scores')
-ARTIFACTS = {  # what is damaged -> where it is, what to remove so that it is read, how it is damaged
+ARTIFACTS = {  # what is damaged -> its path, what to remove so that it is read, how it is damaged
     'fingerprints': ('rows/prints/*', (), IN_FILE | OF_FILE),
     'rows': ('rows/*.parquet', AFTER_ROWS, IN_FILE),
     'a folder for rows': ('rows/*.pawsx.test.de.*.parquet', AFTER_MODEL, OF_FILE),
@@ -62,19 +65,20 @@ ARTIFACTS = {  # what is damaged -> where it is, what to remove so that it is re
     'labels': ('tokens/*/y.label.npy', AFTER_TOKENS, dict(flip=flip)),
     'manifest of tokens': ('tokens/*/manifest.json', AFTER_TOKENS, dict(flip=flip, empty=empty)),
     'token folders': ('tokens/*', AFTER_TOKENS, OF_FOLDER),
-    'weights of the intermediate stage': ('models/inter*/backbone/*.safetensors', ('models/target*', *AFTER_MODEL), dict(flip=flip)),
+    'weights of the intermediate stage':
+        ('models/inter*/backbone/*.safetensors', ('models/target*', *AFTER_MODEL), dict(flip=flip)),
     'weights': ('models/target*/backbone/*.safetensors', AFTER_MODEL, IN_FILE),
     'head': ('models/target*/heads.safetensors', AFTER_MODEL, dict(flip=flip, truncate=truncate)),
     'records': ('models/*/stage.json', ('scores',), dict(flip=flip, delete=delete)),
     'manifest of a model': ('models/target*/manifest.json', AFTER_MODEL, IN_FILE),
     'model folder': ('models/target*', AFTER_MODEL, OF_FOLDER),
     'predictions': ('predictions/*/*.de.parquet', ('scores',), IN_FILE),
-    'predictions of a scored cell': ('predictions/*/*.de.parquet', (), dict(truncate=truncate, delete=delete)),
+    'predictions of a scored experiment': ('predictions/*/*.de.parquet', (), dict(truncate=truncate, delete=delete)),
     'predictions folder': ('predictions/*', (), OF_FOLDER),
     'scores': ('scores/*.json', (), IN_FILE | OF_FILE),
     'checksum of scores': ('scores/*.json.blake2b', (), dict(flip=flip, empty=empty)),
 }
-LONE = ('fingerprints', 'rows', 'scores')  # single files: one that is missing counts as not made yet
+SINGLE_FILES = ('fingerprints', 'rows', 'scores')  # a deleted one counts as not yet computed
 CASES = [(name, how) for name, (_, _, ways) in ARTIFACTS.items() for how in ways]
 
 
@@ -88,36 +92,37 @@ def prepare(store, name, how):
 
 
 def unseal(store):
-    "Make a store what earlier versions left"
-    sealed = [*store.rglob('*.blake2b'), *store.glob('tokens/*/manifest.json'), *store.glob('predictions/*/manifest.json')]
-    for o in sealed: o.unlink()
+    "Make a store look like one of an earlier version"
+    manifests = [*store.glob('tokens/*/manifest.json'), *store.glob('predictions/*/manifest.json')]
+    for o in (*store.rglob('*.blake2b'), *manifests): o.unlink()
 
 
 def outcome(store):
-    "Run the experiment in a store: scores, warnings, what was moved aside, and the models there"
+    "Run the experiment in a store: scores, warnings, what was moved aside, and the models in the store"
     from xstilts.run.experiment import Experiment
     from xstilts.run.scores import run_experiment
     from xstilts.core.store import read_json
     os.environ['XSTILTS_ARTIFACTS'] = str(store)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter('always')
-        scores = read_json(run_experiment(Experiment(**CELL)))['scores']
+        scores = read_json(run_experiment(Experiment(**EXPERIMENT)))['scores']
     moved = sorted(o.name for o in store.glob('damaged/[!.]*') if o.suffix != '.blake2b')
-    return dict(scores=scores, told=[str(o.message) for o in told if 'damaged' in str(o.message)], moved=moved,
-        models=sorted(o.name for o in store.glob('models/[!.]*')))
+    messages = [str(o.message) for o in shown if 'damaged' in str(o.message)]
+    models = sorted(o.name for o in store.glob('models/[!.]*'))
+    return dict(scores=scores, warnings=messages, moved=moved, models=models)
 
 
 def forked(work):
-    "What a function returns in a process of its own, which remembers nothing; None if it was killed"
+    "What a function returns in a new process without caches; None if the process was killed"
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.write(writer, json.dumps(work()).encode())
         os._exit(0)
     os.close(writer)
-    with open(reader) as f: said = f.read()
+    with open(reader) as f: result = f.read()
     os.waitpid(pid, 0)
-    return json.loads(said) if said else None
+    return json.loads(result) if result else None
 
 
 def killed_after(store, step):
@@ -128,30 +133,33 @@ def killed_after(store, step):
         real(folder, n, *a)
         if n == step and 'target' in folder.name: os.kill(os.getpid(), 9)
     t.save_checkpoint = stop
-    CELL['settings']['target_checkpoint_steps'] = 1
+    EXPERIMENT['settings']['target_checkpoint_steps'] = 1
     return outcome(store)
 
 
 def resumed(store, how):
-    "Kill a training, damage its checkpoint, and go on"
+    "Kill a training, damage its checkpoint, and resume it"
     assert forked(lambda: killed_after(store, 2)) is None
     for o in store.glob('work/target*/checkpoint-2/net.safetensors'): IN_FILE[how](o)
     return forked(lambda: outcome(store))
 
 
 def play(folder):
-    "All outcomes as JSON; torch is imported once, and every case runs in a fork"
+    "Print all outcomes as JSON; torch is imported once, and every case runs in a fork"
     for o in HEAVY: importlib.import_module(o)
-    whole = folder/'whole'
-    res = {'undamaged': forked(lambda: outcome(whole))}
+    undamaged = folder/'undamaged'
+    res = {'undamaged': forked(lambda: outcome(undamaged))}
     def case(name, change):
         store = folder/'case'
         shutil.rmtree(store, ignore_errors=True)
-        shutil.copytree(whole, store)
+        shutil.copytree(undamaged, store)
         change(store)
         res[name] = forked(lambda: outcome(store))
-    for name, how in CASES: case(f'{name}, {how}', lambda store: prepare(store, name, how))
-    case('an earlier version, truncated', lambda store: (prepare(store, 'predictions', 'truncate'), unseal(store)))
+    def truncate_and_unseal(store):
+        prepare(store, 'predictions', 'truncate')
+        unseal(store)
+    for name, how in CASES: case(f'{name}, {how}', partial(prepare, name=name, how=how))
+    case('an earlier version, truncated', truncate_and_unseal)
     case('an earlier version', unseal)
     for how in ('flip', 'truncate'): res[f'checkpoint, {how}'] = resumed(folder/f'killed-{how}', how)
     print(json.dumps(res))
@@ -166,28 +174,30 @@ def outcomes(tmp_path_factory):
     return json.loads(res.stdout.splitlines()[-1]) | dict(folder=folder)
 
 
-def mended(outcomes, name):
-    "The outcome of a case, with the scores of an undamaged run under the same keys; everything that was moved aside is named"
-    whole, got = outcomes['undamaged'], outcomes[name]
-    assert (got['scores'], got['models']) == (whole['scores'], whole['models'])
-    assert len(got['told']) == len(got['moved'])
-    for o in got['moved']: assert any(f'damaged/{o}' in t for t in got['told']), (o, got['told'])
+def recovered(outcomes, name):
+    "The outcome of a case; scores and keys equal those of an undamaged run, and warnings name everything moved aside"
+    undamaged = outcomes['undamaged']
+    got = outcomes[name]
+    assert (got['scores'], got['models']) == (undamaged['scores'], undamaged['models'])
+    assert len(got['warnings']) == len(got['moved'])
+    for o in got['moved']: assert any(f'damaged/{o}' in message for message in got['warnings']), (o, got['warnings'])
     return got
 
 
 @pytest.mark.parametrize('name, how', CASES)
-def test_damage_is_mended(name, how, outcomes):
-    got = mended(outcomes, f'{name}, {how}')
-    assert bool(got['moved']) != (name in LONE and how == 'delete')
+def test_damaged_artifacts_are_recomputed(name, how, outcomes):
+    got = recovered(outcomes, f'{name}, {how}')
+    assert bool(got['moved']) != (name in SINGLE_FILES and how == 'delete')
 
 
 @pytest.mark.parametrize('name', ['checkpoint, flip', 'checkpoint, truncate', 'an earlier version, truncated'])
-def test_what_is_resumed_or_old_is_mended_too(name, outcomes): assert mended(outcomes, name)['moved']
+def test_damaged_checkpoints_and_old_artifacts_are_recomputed(name, outcomes):
+    assert recovered(outcomes, name)['moved']
 
 
 def test_a_store_of_an_earlier_version_is_used_and_sealed(outcomes):
-    "Nothing is made again, and what was read has a checksum then."
-    assert mended(outcomes, 'an earlier version')['moved'] == []
+    "Nothing is recomputed, and whatever was read has a checksum afterwards."
+    assert recovered(outcomes, 'an earlier version')['moved'] == []
     assert list((outcomes['folder']/'case').glob('scores/*.json.blake2b'))
 
 
@@ -195,7 +205,7 @@ def test_a_store_of_an_earlier_version_is_used_and_sealed(outcomes):
 def store(outcomes, tmp_path, monkeypatch):
     "A finished store, and a rendered study of one page"
     from xstilts.core.files import commit_sealed, seal
-    shutil.copytree(outcomes['folder']/'whole', tmp_path/'artifacts')
+    shutil.copytree(outcomes['folder']/'undamaged', tmp_path/'artifacts')
     monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path/'artifacts'))
     monkeypatch.setenv('XSTILTS_REPORTS', str(tmp_path/'reports'))
     pages = tmp_path/'reports'/'tiny'/'experiments'
@@ -207,29 +217,32 @@ def store(outcomes, tmp_path, monkeypatch):
     return tmp_path
 
 
-RESULTS = dict(stage='artifacts/models/target*', experiment='artifacts/scores/*.json', report='reports/tiny/.report-tiny')
+RESULTS = dict(
+    stage='artifacts/models/target*',
+    experiment='artifacts/scores/*.json',
+    report='reports/tiny/.report-tiny')
 UNDONE = {  # what is damaged -> kind of node, file, damage, what is moved aside
-    'weights cut off': ('stage', 'artifacts/models/target*/backbone/model.safetensors', truncate, 'target*'),
-    'head lost': ('stage', 'artifacts/models/target*/heads.safetensors', delete, 'target*'),
+    'weights truncated': ('stage', 'artifacts/models/target*/backbone/model.safetensors', truncate, 'target*'),
+    'head deleted': ('stage', 'artifacts/models/target*/heads.safetensors', delete, 'target*'),
     'record flipped': ('stage', 'artifacts/models/target*/stage.json', flip, 'target*'),
     'model folder empty': ('stage', 'artifacts/models/target*', hollow, 'target*'),
-    'scores cut off': ('experiment', 'artifacts/scores/*.json', truncate, 'score*'),
+    'scores truncated': ('experiment', 'artifacts/scores/*.json', truncate, 'score*'),
     'scores flipped': ('experiment', 'artifacts/scores/*.json', flip, 'score*'),
-    'predictions cut off': ('experiment', 'artifacts/predictions/*/*.de.parquet', truncate, 'prediction*'),
-    'predictions lost': ('experiment', 'artifacts/predictions/*/*.de.parquet', delete, 'prediction*'),
-    'notebook cut off': ('experiment', 'artifacts/notebooks/made.ipynb', truncate, 'made*'),
-    'notebook lost': ('stage', 'artifacts/notebooks/made.ipynb', delete, ''),
-    'report lost': ('report', 'reports/tiny/report.ipynb', delete, ''),
-    'page cut off': ('report', 'reports/tiny/experiments/page.ipynb', truncate, ''),
-    'page lost': ('report', 'reports/tiny/experiments/page.ipynb', delete, ''),
-    'marker cut off': ('report', 'reports/tiny/.report-tiny', truncate, ''),
+    'predictions truncated': ('experiment', 'artifacts/predictions/*/*.de.parquet', truncate, 'prediction*'),
+    'predictions deleted': ('experiment', 'artifacts/predictions/*/*.de.parquet', delete, 'prediction*'),
+    'notebook truncated': ('experiment', 'artifacts/notebooks/made.ipynb', truncate, 'made*'),
+    'notebook deleted': ('stage', 'artifacts/notebooks/made.ipynb', delete, ''),
+    'report deleted': ('report', 'reports/tiny/report.ipynb', delete, ''),
+    'page truncated': ('report', 'reports/tiny/experiments/page.ipynb', truncate, ''),
+    'page deleted': ('report', 'reports/tiny/experiments/page.ipynb', delete, ''),
+    'marker truncated': ('report', 'reports/tiny/.report-tiny', truncate, ''),
 }
 
 
 @pytest.mark.parametrize('what', UNDONE)
 @pytest.mark.filterwarnings('ignore::xstilts.core.files.DamageWarning')
 def test_a_damaged_node_is_not_done(what, store):
-    "So the next run does its work again."
+    "So the next run computes it again."
     from xstilts.run.engine import is_done
     from xstilts.run.study import Node
     kind, where, damage, moved = UNDONE[what]
@@ -253,8 +266,8 @@ languages: de
 
 
 @pytest.mark.parametrize('verb, code', [('status', 0), ('logs', 2)])
-def test_a_log_that_is_cut_off_is_named(verb, code, store, capsys):
-    "The node counts as not tried yet; its log is moved aside."
+def test_a_truncated_log_gives_a_warning(verb, code, store, capsys):
+    "The node counts as not yet tried, and its log is moved aside."
     from xstilts.cli import main
     from xstilts.run.study import load_study, plan
     (store/'tiny.yaml').write_text(STUDY)

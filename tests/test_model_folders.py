@@ -1,4 +1,4 @@
-"""Models that others made: keys follow content, bad folders are refused before loading, and the hub may not answer."""
+"""Model folders: keys depend on content, unsafe folders are refused before loading, and the hub may not answer."""
 import json
 import os
 import shutil
@@ -53,14 +53,15 @@ def changed(folder, name, **values):
 # Keys
 
 def test_a_folder_that_is_moved_copied_and_touched_keeps_its_keys(folder, tmp_path, monkeypatch):
-    before, floor = keys(folder), keys(f'random:{folder}')
+    before = keys(folder)
+    random = keys(f'random:{folder}')
     copy = shutil.copytree(folder, tmp_path/'a much longer name'/'copy')
     for o in copy.iterdir(): os.utime(o, (1, 1))
     (copy/'notes.md').write_text('mine')
     moved = shutil.move(folder, tmp_path/'moved')
     monkeypatch.chdir(tmp_path)
     assert keys(copy)==keys(moved)==keys('./moved')==before
-    assert keys(f'random:{copy}')==floor!=before
+    assert keys(f'random:{copy}')==random!=before
     assert not any('sound' in o or 'tmp' in o for o in before), before
     assert all('-xlm-roberta-' in o for o in before), before
 
@@ -69,7 +70,7 @@ FILES = ('model.safetensors', 'config.json', 'tokenizer.json', 'sentencepiece.bp
 
 
 @pytest.mark.parametrize('name', FILES)
-def test_another_byte_gives_other_keys(name, folder, tmp_path):
+def test_a_changed_byte_changes_the_keys(name, folder, tmp_path):
     before = keys(folder)
     other = shutil.copytree(folder, tmp_path/'other')
     data = (other/name).read_bytes() if (other/name).exists() else b''
@@ -77,13 +78,14 @@ def test_another_byte_gives_other_keys(name, folder, tmp_path):
     assert not set(keys(other))&set(before)
 
 
-def test_an_id_of_the_hub_that_a_row_has_is_that_row():
+def test_the_hub_id_of_a_listed_model_gives_the_same_keys():
     assert keys('FacebookAI/xlm-roberta-base')==keys('xlmr-base')
 
 
-def test_only_words_that_got_their_spaces_have_other_keys(monkeypatch):
-    "Tagged sentences have other keys in families whose pieces begin with the space; nothing else has."
-    tagged, pairs = keys('mmbert-base', target='udpos', intermediate='none'), keys('mmbert-base', intermediate='none')
+def test_spaces_before_words_change_the_keys_of_tagging_only(monkeypatch):
+    "Only in families whose tokens begin with the space do tagged sentences have other keys."
+    tagged = keys('mmbert-base', target='udpos', intermediate='none')
+    pairs = keys('mmbert-base', intermediate='none')
     monkeypatch.setattr('xstilts.run.stages.SPACED', ())
     from xstilts.run.stages import stage_key
     stage_key.cache_clear()
@@ -92,7 +94,7 @@ def test_only_words_that_got_their_spaces_have_other_keys(monkeypatch):
     stage_key.cache_clear()
 
 
-def test_weights_are_not_held_to_be_hashed(tmp_path):
+def test_hashing_does_not_load_the_weights(tmp_path):
     with open(tmp_path/'model.safetensors', 'wb') as f: f.truncate(200*2**20)
     tracemalloc.start()
     content_fingerprint(tmp_path)
@@ -101,9 +103,10 @@ def test_weights_are_not_held_to_be_hashed(tmp_path):
     assert peak<8*2**20, peak
 
 
-def test_a_folder_of_the_hubs_cache_is_links(folder, tmp_path):
-    "Snapshots are links into blobs; they load, and are what the files are."
-    blobs, snapshot = tmp_path/'models--a--b'/'blobs', tmp_path/'models--a--b'/'snapshots'/'0123'
+def test_a_folder_of_links_as_in_the_cache_of_the_hub(folder, tmp_path):
+    "A snapshot of links into blobs has the keys of the files and can be loaded."
+    blobs = tmp_path/'models--a--b'/'blobs'
+    snapshot = tmp_path/'models--a--b'/'snapshots'/'0123'
     blobs.mkdir(parents=True)
     snapshot.mkdir(parents=True)
     for i, o in enumerate(sorted(folder.iterdir())):
@@ -113,7 +116,7 @@ def test_a_folder_of_the_hubs_cache_is_links(folder, tmp_path):
     assert backbone(str(snapshot)).config.hidden_size==16 and len(tokenizer(str(snapshot)))
 
 
-# What is refused, when an experiment is made: before a plan, and long before anything is loaded
+# Folders that are refused when an experiment is created, before it is planned and before anything is loaded
 
 def code(folder):
     changed(folder, 'config.json', model_type='mine', auto_map=dict(AutoConfig='mine.Config', AutoModel='mine.Model'))
@@ -139,7 +142,7 @@ def pipe(folder):
     os.mkfifo(folder/'config.json')
 
 
-def plug(folder):
+def unix_socket(folder):
     with socket.socket(socket.AF_UNIX) as s:
         here = os.getcwd()
         os.chdir(folder)  # the path of a socket has about a hundred characters
@@ -158,27 +161,31 @@ BAD = {
     dead_link: 'vocab.txt is a link that leads nowhere',
     folder_for_file: 'vocab.txt is a folder',
     pipe: 'config.json is a named pipe',
-    plug: 'vocab.txt is a socket',
-    not_an_object: 'config.json holds no JSON object'}
+    unix_socket: 'vocab.txt is a socket',
+    not_an_object: 'config.json contains no JSON object'}
 
 
-@pytest.mark.parametrize('spoil', BAD, ids=lambda o: o.__name__)
-def test_a_folder_that_is_refused(spoil, folder, monkeypatch):
-    "One sentence and no question; the same where a row of models.yaml leads to the folder, and where it is loaded."
+def function_name(function): return function.__name__
+
+
+@pytest.mark.parametrize('spoil', BAD, ids=function_name)
+def test_a_refused_folder(spoil, folder, monkeypatch):
+    "One sentence and no prompt; also for a row of models.yaml with this folder, and when the folder is loaded."
     (folder/'mine.py').write_text('raise SystemExit("the code of the folder was run")')
     spoil(folder)
-    def ask(*_): raise AssertionError('somebody was asked')
-    monkeypatch.setattr('builtins.input', ask)
-    monkeypatch.setattr('xstilts.catalog.encoders.own_models', lambda *_: dict(ours=Model(name='ours', path=str(folder))))
+    def prompt(*_): raise AssertionError('a prompt was shown')
+    def own_models(*_): return dict(ours=Model(name='ours', path=str(folder)))
+    monkeypatch.setattr('builtins.input', prompt)
+    monkeypatch.setattr('xstilts.catalog.encoders.own_models', own_models)
     for attempt, name in ((keys, folder), (keys, 'ours'), (backbone, str(folder)), (tokenizer, str(folder))):
         with pytest.raises(ValueError, match=BAD[spoil]) as e: attempt(name)
         assert '\n' not in str(e.value)
 
 
-# The hub, far from any network
+# The hub without a network
 
 def offline(home, code, *args):
-    "Python where the hub does not answer; what it said, and how long it took"
+    "Run Python code where the hub does not answer: the finished process and its seconds"
     env = {k: v for k, v in os.environ.items() if not k.startswith(('HF_', 'TRANSFORMERS_'))}
     env |= dict(HF_HOME=str(home), HF_ENDPOINT='http://127.0.0.1:9', OMP_NUM_THREADS='1')
     began = time.monotonic()
@@ -198,7 +205,7 @@ PLANS = [('mini', 'somebody/encoder', "model 'somebody/encoder' is no row and no
 
 
 @pytest.mark.parametrize('data, model, words', PLANS)
-def test_a_plan_without_a_network_is_one_sentence_at_once(data, model, words, tmp_path):
+def test_a_plan_without_a_network_fails_at_once(data, model, words, tmp_path):
     main = 'from xstilts.cli import main; raise SystemExit(main())'
     res, seconds = offline(tmp_path, main, 'plan', study(tmp_path, data, model))
     assert res.returncode==2 and words in res.stderr, res
@@ -207,7 +214,7 @@ def test_a_plan_without_a_network_is_one_sentence_at_once(data, model, words, tm
     assert seconds<45, seconds
 
 
-def test_what_was_fetched_is_read_without_a_network(tmp_path):
+def test_fetched_data_are_read_without_a_network(tmp_path):
     "A snapshot of a data set in the hub's cache is enough."
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -1,4 +1,4 @@
-"settings.ini, params/models.yaml and params/revisions.lock: what they mean, and what a damaged one stops."
+"settings.ini, params/models.yaml and params/revisions.lock: how they are read, and the errors of damaged files."
 import os
 import time
 import warnings
@@ -15,7 +15,7 @@ STUDY = 'study: a\nreport: 60_intermediate_tasks\ndata: mini\nmodel: {}\ninterme
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    "A checkout of its own, in which nothing is set"
+    "A checkout without any settings"
     for o in KEYS.values(): monkeypatch.delenv(o.environment or 'XSTILTS_NONE', raising=False)
     monkeypatch.setenv('HOME', str(tmp_path/'own'))
     for o in ('params', 'nbs'): (tmp_path/o).mkdir()
@@ -25,31 +25,43 @@ def folder(tmp_path, monkeypatch):
     return tmp_path.resolve()
 
 
-@pytest.mark.parametrize('given,means', [
-    ('~/store', '{root}/own/store'), ('~', '{root}/own'), ('$HOME/store', '{root}/own/store'), ('${HOME}/a/${PART}', '{root}/own/a/p'),
-    ('store', '{root}/store'), ('../store', '{root}/../store'), ('100%/store', '{root}/100%/store'), ('%(data)s', '{root}/%(data)s'), ('a b', '{root}/a b'),
-    ('/elsewhere/x', '/elsewhere/x'), ('', '{root}/artifacts'), ('   ', '{root}/artifacts')])
-def test_paths(folder, monkeypatch, given, means):
-    "The same in the file and in the environment, from wherever it is looked at."
+PATHS = {  # as written -> expanded
+    '~/store': '{root}/own/store',
+    '~': '{root}/own',
+    '$HOME/store': '{root}/own/store',
+    '${HOME}/a/${PART}': '{root}/own/a/p',
+    'store': '{root}/store',
+    '../store': '{root}/../store',
+    '100%/store': '{root}/100%/store',
+    '%(data)s': '{root}/%(data)s',
+    'a b': '{root}/a b',
+    '/elsewhere/x': '/elsewhere/x',
+    '': '{root}/artifacts',
+    '   ': '{root}/artifacts'}
+
+
+@pytest.mark.parametrize('written', PATHS)
+def test_paths(folder, monkeypatch, written):
+    "The file and the environment have the same rules, in every folder of the checkout."
     monkeypatch.setenv('PART', 'p')
-    (folder/'settings.ini').write_text(f'[DEFAULT]\nartifacts_path = {given}\n')
-    want = Path(means.format(root=folder))
+    (folder/'settings.ini').write_text(f'[DEFAULT]\nartifacts_path = {written}\n')
+    want = Path(PATHS[written].format(root=folder))
     assert settings().artifacts_path==settings(folder/'nbs').artifacts_path==want
     (folder/'settings.ini').write_text('[DEFAULT]\n')
-    monkeypatch.setenv('XSTILTS_ARTIFACTS', given)
+    monkeypatch.setenv('XSTILTS_ARTIFACTS', written)
     assert settings().artifacts_path==want
 
 
 @pytest.mark.parametrize('name', [o.environment for o in KEYS.values() if o.path and o.environment])
 def test_an_empty_variable_gives_no_path(folder, monkeypatch, name):
-    "Above all not the checkout as the store."
+    "In particular, the checkout does not become the store."
     without = settings()
     monkeypatch.setenv(name, '')
     assert settings()==without and settings().artifacts_path!=folder
 
 
-def test_what_changes_is_seen(folder, monkeypatch):
-    "Another file or variable holds from the next call on."
+def test_a_change_is_noticed(folder, monkeypatch):
+    "A changed file or variable applies from the next call on."
     monkeypatch.setenv('PLACE', 'one')
     (folder/'settings.ini').write_text('[DEFAULT]\nmirror = $PLACE\n')
     assert settings().mirror==folder/'one'
@@ -59,18 +71,27 @@ def test_what_changes_is_seen(folder, monkeypatch):
     assert settings().mirror==folder/'four'
 
 
-@pytest.mark.parametrize('text,words', [
-    ('[DEFAULT]\nartefacts_path = x\n', "'artefacts_path', did you mean 'artifacts_path'?"), ('[DEFAULT]\ndevces = 2\n', "did you mean 'devices'?"),
-    ('data = mini\n', 'cannot be read'), ('[DEFAULT]\nmirror\n', 'cannot be read'), ('[DEFAULT]\ndata = mini\ndata = hub\n', 'cannot be read'), ('[paths]\nmirror = x\n', 'under [DEFAULT]'),
-    ('[DEFAULT]\nmirror = $GONE/x\n', 'the environment variable GONE, which is not set'), ('[DEFAULT]\nmirror = ~nobody-here/x\n', 'a user who is not known'),
-    ('[DEFAULT]\ndata = cloud\n', "unknown data origin 'cloud'"), ('[DEFAULT]\ndevices = 1.5\n', 'a number of processes from 1 wanted')])
-def test_a_wrong_file(folder, text, words):
+WRONG = {  # text of settings.ini -> part of the message
+    '[DEFAULT]\nartefacts_path = x\n': "'artefacts_path', did you mean 'artifacts_path'?",
+    '[DEFAULT]\ndevces = 2\n': "did you mean 'devices'?",
+    'data = mini\n': 'cannot be read',
+    '[DEFAULT]\nmirror\n': 'cannot be read',
+    '[DEFAULT]\ndata = mini\ndata = hub\n': 'cannot be read',
+    '[paths]\nmirror = x\n': 'under [DEFAULT]',
+    '[DEFAULT]\nmirror = $GONE/x\n': 'the environment variable GONE, which is not set',
+    '[DEFAULT]\nmirror = ~nobody-here/x\n': 'a user who is not known',
+    '[DEFAULT]\ndata = cloud\n': "unknown data origin 'cloud'",
+    '[DEFAULT]\ndevices = 1.5\n': 'a number of processes from 1 wanted'}
+
+
+@pytest.mark.parametrize('text', WRONG)
+def test_a_wrong_file(folder, text):
     (folder/'settings.ini').write_text(text)
     with pytest.raises(ValueError) as e: settings()
-    assert words in str(e.value)
+    assert WRONG[text] in str(e.value)
 
 
-def test_bytes_that_are_no_text(folder):
+def test_bytes_that_are_not_text(folder):
     (folder/'settings.ini').write_bytes(b'[DEFAULT]\nmirror = caf\xe9\n')
     with pytest.raises(ValueError, match='settings.ini is not text in UTF-8'): settings()
     (folder/'settings.ini').write_bytes('\ufeff[DEFAULT]\nmirror = café\n'.encode())
@@ -80,7 +101,7 @@ def test_bytes_that_are_no_text(folder):
 LAUGHS = 'a0: &a0 {layer: 1}\n'+''.join(f'a{i}: &a{i} {{<<: [{", ".join([f"*a{i-1}"]*9)}]}}\n' for i in range(1, 30))
 NESTED = 'a0: &a0 [x]\n'+''.join(f'a{i}: &a{i} [{", ".join([f"*a{i-1}"]*9)}]\n' for i in range(1, 30))
 
-DAMAGED = (  # the file, and what is said to who names its row `tiny`
+DAMAGED = (  # text of models.yaml, and part of the message for a study that names its model `tiny`
     ('tiny: {layer: 1}\nx: [\n', 'line 3: not readable as YAML'),
     ('tiny: {born: 2024-13-45}\n', "line 1: model tiny: unknown setting 'born'"),
     ('tiny: {layer: 2024-13-45}\n', 'line 1: model tiny: layer must be a whole number'),
@@ -114,10 +135,13 @@ DAMAGED = (  # the file, and what is said to who names its row `tiny`
 )
 
 
-@pytest.mark.parametrize('text,words', DAMAGED, ids=lambda o: str(o)[:30])
+def first_characters(value): return str(value)[:30]
+
+
+@pytest.mark.parametrize('text,words', DAMAGED, ids=first_characters)
 @pytest.mark.filterwarnings('ignore:.*is damaged, its models cannot be used')
 def test_damaged_models(folder, text, words):
-    "Who names the row is told file and line; who names none is not stopped."
+    "A study that names the model gets an error with file and line; a study that does not name it is sound."
     path = folder/'params'/'models.yaml'
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     (folder/'a.yaml').write_text(STUDY.format('mini'))
@@ -129,35 +153,41 @@ def test_damaged_models(folder, text, words):
     assert time.monotonic()-began<10
 
 
-def test_a_damaged_file_is_told_of(folder):
+def test_a_damaged_file_gives_a_warning(folder):
     (folder/'params'/'models.yaml').write_text('tiny: [\n')
-    with pytest.warns(UserWarning, match='models.yaml is damaged, its models cannot be used: line 2: not readable as YAML'): found = own_models()
+    message = 'models.yaml is damaged, its models cannot be used: line 2: not readable as YAML'
+    with pytest.warns(UserWarning, match=message): found = own_models()
     assert len(found.errors())==1
     (folder/'params'/'models.yaml').write_text('tiny: {layer: one}\nother: {lr: 2}\ngood: {lr: 1e-3}\n')
     assert [o[:7] for o in own_models().errors()]==['line 1:', 'line 2:'] and own_models()['good'].lr==1e-3
 
 
 def test_anchors_that_multiply(folder):
-    "Nine to the thirtieth values, at once."
+    "Nine to the thirtieth values are read in less than five seconds."
     (folder/'params'/'models.yaml').write_text(LAUGHS)
     began = time.monotonic()
     assert own_models()['a29'].layer==1 and time.monotonic()-began<5
 
 
 def test_models_are_read_once(folder, monkeypatch):
-    "And again when the file is another."
-    path, made, real = folder/'params'/'models.yaml', [], models.read_file
-    monkeypatch.setattr(models, 'read_file', lambda p: (made.append(p), real(p))[1])
+    "And read again when the file has changed."
+    path = folder/'params'/'models.yaml'
+    reads = []
+    read_file = models.read_file
+    def counted(p):
+        reads.append(p)
+        return read_file(p)
+    monkeypatch.setattr(models, 'read_file', counted)
     path.write_text('tiny: {layer: 1, path: a/b}\n')
     (folder/'a.yaml').write_text(STUDY.format('[tiny, mini]'))
     for _ in range(20): assert not check(folder/'a.yaml')
-    assert made==[path]
+    assert reads==[path]
     path.write_text('tiny: {layer: 12, path: a/b}\n')
-    assert own_models()['tiny'].layer==12 and made==[path]*2
+    assert own_models()['tiny'].layer==12 and reads==[path]*2
 
 
-def test_the_rows_that_ship_are_sound():
-    "With `<<: *mini` and all."
+def test_the_models_of_this_repository_are_sound():
+    "The file merges rows with `<<`."
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         found = own_models(Path(__file__).parents[1]/'params'/'models.yaml')
@@ -166,7 +196,11 @@ def test_the_rows_that_ship_are_sound():
     assert found['short-monolingual'].pretrain['replace']=='0' and found['short-narrow'].pretrain['layers']==2
 
 
-@pytest.mark.parametrize('text,words', [('models: [\n', 'line 2: not readable as YAML'), ('models: head\n', '`models` is a mapping'), ('models: {a/b: {c: d}}\n', '`models` is a mapping'), ('models: {a/b: !x y}\n', 'is not read')])
+@pytest.mark.parametrize('text,words', [
+    ('models: [\n', 'line 2: not readable as YAML'),
+    ('models: head\n', '`models` is a mapping'),
+    ('models: {a/b: {c: d}}\n', '`models` is a mapping'),
+    ('models: {a/b: !x y}\n', 'is not read')])
 def test_a_damaged_lock(folder, text, words):
     (folder/'params'/'revisions.lock').write_text(text)
     with pytest.raises(ValueError) as e: revisions()
@@ -174,7 +208,7 @@ def test_a_damaged_lock(folder, text, words):
 
 
 def test_a_revision_is_text(folder):
-    "Digits and an e are no number."
+    "Digits with an e are not a number."
     (folder/'params'/'revisions.lock').write_text('models:\n  a/b: 1234567\n  c/d: 12e4\n')
     assert revisions()==dict(datasets={}, models={'a/b': '1234567', 'c/d': '12e4'})
     assert os.environ.get('XSTILTS_LOCKED') is None
