@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'SETTLED', 'TEMPORARY', 'MANIFEST', 'file_digest', 'file_stamp', 'is_settled', 'digest_once', 'machine',
-           'owner', 'temporary', 'atomic_file', 'atomic_folder', 'seal', 'seal_of', 'commit_sealed', 'sealed_file',
-           'sealed_folder', 'file_damage', 'unreadable', 'open_parquet', 'open_parquets', 'folder_damage', 'file_lock',
-           'DamageWarning', 'warn', 'store_path', 'quarantine_folder', 'quarantine', 'is_intact', 'process_alive',
-           'is_stale']
+           'owner', 'temporary', 'process_alive', 'is_stale', 'atomic_file', 'atomic_folder', 'seal', 'seal_of',
+           'commit_sealed', 'sealed_file', 'sealed_folder', 'unreadable', 'open_parquet', 'open_parquets',
+           'file_damage', 'folder_damage', 'file_lock', 'DamageWarning', 'warn', 'store_path', 'quarantine_folder',
+           'quarantine', 'is_intact']
 
 # %% ../../nbs/core/15_files.ipynb #3aa844d4
 import hashlib,json,os,re,shutil,socket,time,warnings
@@ -80,6 +80,23 @@ def temporary(
 )->Path:      # in the same folder, so that renaming is atomic
     "The path under which this process writes a file or folder until it is finished"
     return to.with_name(f'.{to.name}.{owner()}')
+
+# %% ../../nbs/core/15_files.ipynb #716213a6
+def process_alive(
+    process:int,  # process id
+)->bool:
+    "Does a process of this machine exist?"
+    try: os.kill(process, 0)
+    except ProcessLookupError: return False
+    except PermissionError: return True
+    return True
+
+def is_stale(
+    path:Path,  # of any file or folder
+)->bool:
+    "Was a file left behind under a temporary name by a dead process of this machine?"
+    m = TEMPORARY.fullmatch(path.name)
+    return bool(m) and m['machine']==machine() and not process_alive(int(m['process']))
 
 # %% ../../nbs/core/15_files.ipynb #643731b8
 @contextmanager
@@ -159,29 +176,6 @@ def sealed_folder(
     "`atomic_folder` with a manifest"
     return atomic_folder(to, sealed=True)
 
-# %% ../../nbs/core/15_files.ipynb #ff39b853
-def file_damage(
-    path:Path,   # a file
-    opens=None,  # a reader for a file without a checksum, as in `unreadable`
-)->str:          # '' for an intact file
-    "What is wrong with a sealed file"
-    if not path.is_file(): return 'it is not a file'
-    if os.path.lexists(seal_of(path)): return '' if _matches_seal(path) else 'its checksum does not match'
-    if opens is None: return 'it has no checksum'
-    why = unreadable(path, opens)
-    if not why: _seal_old_file(path)
-    return why
-
-def _matches_seal(path)->bool:
-    beside = seal_of(path)
-    return beside.is_file() and beside.read_bytes().split()[:1]==[digest_once(path).encode()]
-
-def _seal_old_file(path):
-    "Seal a file of an earlier version, unless its folder is read-only or another process has just sealed it"
-    if not os.access(path.parent, os.W_OK): return
-    line = f'{file_digest(path)}  {path.name}\n'
-    with suppress(FileExistsError), open(seal_of(path), 'x', encoding='utf-8') as f: f.write(line)
-
 # %% ../../nbs/core/15_files.ipynb #727879b9
 def unreadable(
     path:Path,  # a file or a folder
@@ -211,6 +205,29 @@ def open_parquets(
     found = sorted(folder.glob('*.parquet'))
     if not found: raise ValueError('it contains no rows')
     for o in found: open_parquet(o)
+
+# %% ../../nbs/core/15_files.ipynb #ff39b853
+def file_damage(
+    path:Path,   # a file
+    opens=None,  # a reader for a file without a checksum, as in `unreadable`
+)->str:          # '' for an intact file
+    "What is wrong with a sealed file"
+    if not path.is_file(): return 'it is not a file'
+    if os.path.lexists(seal_of(path)): return '' if _matches_seal(path) else 'its checksum does not match'
+    if opens is None: return 'it has no checksum'
+    why = unreadable(path, opens)
+    if not why: _seal_old_file(path)
+    return why
+
+def _matches_seal(path)->bool:
+    beside = seal_of(path)
+    return beside.is_file() and beside.read_bytes().split()[:1]==[digest_once(path).encode()]
+
+def _seal_old_file(path):
+    "Seal a file of an earlier version, unless its folder is read-only or another process has just sealed it"
+    if not os.access(path.parent, os.W_OK): return
+    line = f'{file_digest(path)}  {path.name}\n'
+    with suppress(FileExistsError), open(seal_of(path), 'x', encoding='utf-8') as f: f.write(line)
 
 # %% ../../nbs/core/15_files.ipynb #bf6da416
 def folder_damage(
@@ -309,20 +326,3 @@ def is_intact(
         why = damage(path)
         if why: quarantine(path, why)
     return not why
-
-# %% ../../nbs/core/15_files.ipynb #716213a6
-def process_alive(
-    process:int,  # process id
-)->bool:
-    "Does a process of this machine exist?"
-    try: os.kill(process, 0)
-    except ProcessLookupError: return False
-    except PermissionError: return True
-    return True
-
-def is_stale(
-    path:Path,  # of any file or folder
-)->bool:
-    "Was a file left behind under a temporary name by a dead process of this machine?"
-    m = TEMPORARY.fullmatch(path.name)
-    return bool(m) and m['machine']==machine() and not process_alive(int(m['process']))
