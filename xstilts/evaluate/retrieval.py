@@ -216,7 +216,7 @@ def neighbours(
     k:int=4,            # neighbours of each vector
     memory:int=2**28,   # bytes, beside the vectors and the results
     device:str='cpu',   # where the similarities are computed
-)->tuple[np.ndarray,np.ndarray,np.ndarray,np.ndarray]:  # similarities (n, k), indices in y (n, k); (m, k), in x (m, k)
+)->tuple[np.ndarray,...]:  # similarities (n, k) and indices in y (n, k); similarities (m, k) and indices in x (m, k)
     "Exact nearest neighbours in both directions from one similarity matrix, in blocks; ties go to the lower index"
     if not len(x) or not len(y): raise ValueError(f"nothing to search: the pools have {len(x)} and {len(y)} sentences")
     size = _block_size(memory, x.shape[1], k)
@@ -373,7 +373,7 @@ def mined_rows(
     ve:np.ndarray,       # vectors of the English rows that `merge_duplicates` keeps
     threshold:float|None=None,  # from the dev pools; None chooses it on these rows, so not where the score is reported
     device:str='cpu',    # where the similarities are computed
-)->tuple[list[dict],float]:  # a row per gold pair or candidate (gold and pred: bool, prob: its margin), the threshold
+)->tuple[list,float]:    # a row per gold pair or candidate (gold and pred: bool, prob: its margin), the threshold
     "Mined candidates compared with the gold pairs"
     gold = {(o['id'],g) for o in foreign for g in gold_ids(o)}
     found = _candidates(foreign, english, mine(vf, ve, device=device))
