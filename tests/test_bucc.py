@@ -47,7 +47,7 @@ def test_a_repeated_sentence(gold, f1, folder):
     res = read_json(run_experiment(experiment()))
     assert res['scores']['de']['f1']==pytest.approx(f1, abs=.005)
     missed = len(gold)-5
-    assert f'bucc2018 in de: 2 of 13 sentences are there more than once and so no candidates, {missed} of {len(gold)} gold pairs have one and count as missed (as in XTREME)' in res['flags']
+    assert f'bucc2018 in de: 2 of 13 sentences occur more than once and so are no candidates, {missed} of {len(gold)} gold pairs contain one and count as missed (as in XTREME)' in res['flags']
 
 
 def test_several_translations(folder, tmp_path):

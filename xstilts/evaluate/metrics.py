@@ -19,6 +19,7 @@ from ..core.config import choose,table
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #7b88e371
 def _paired(gold, pred):
+    "Refuse lists of different lengths and empty ones"
     if len(gold)!=len(pred): raise ValueError(f"{len(gold)} gold items but {len(pred)} predictions")
     if not len(gold): raise ValueError("no items: there is nothing to score")
 
@@ -26,7 +27,7 @@ def _ratio(a, b):
     if np.any(b==0): raise ValueError("a sum of zero: there is nothing to score")
     return a/b
 
-def _matches(gold, pred): # (n, 2): right, 1
+def _matches(gold, pred): # (n, 2): correct, 1
     _paired(gold, pred)
     return np.array([[g==p,1] for g,p in zip(gold, pred)], dtype=np.int64)
 
@@ -35,10 +36,10 @@ def _share(sums): return {'accuracy': _ratio(100*sums[...,0], sums[...,1])}
 def _floats(values): return {k: float(v) for k,v in values.items()}
 
 def accuracy(
-    gold:list,  # (n) anything that can be equal
+    gold:list,  # (n) anything that can be compared with ==
     pred:list,  # (n) of the same types
 )->float:       # points
-    "The share of items answered right, as for XNLI and PAWS-X (google-research/xtreme `evaluate.py`, arXiv:2003.11080)"
+    "The share of correct items, as for XNLI and PAWS-X (google-research/xtreme `evaluate.py`, arXiv:2003.11080)"
     return _floats(_share(_matches(gold, pred).sum(0)))['accuracy']
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #c7c3c4ec
@@ -46,30 +47,32 @@ def retrieval_accuracy(
     gold_ids:list,  # (n) the translation of each query
     pred_ids:list,  # (n) the nearest neighbour of each query
 )->float:           # points
-    "The share of queries whose nearest neighbour is their translation, as for Tatoeba (google-research/xtreme `evaluate.py`, arXiv:1812.10464)"
+    "The share of queries whose nearest neighbour is their translation, as for Tatoeba (XTREME `evaluate.py`)"
     return accuracy(gold_ids, pred_ids)
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #17dace34
-K_MAP = 20
+K_MAP = 20 # ranks that count
 
-def _precisions(gold, pred): # (n, 2): average precision, 1
+def _average_precision(correct, ranking):
+    if not correct: raise ValueError("a query without a right answer has no average precision")
+    if len(set(ranking))<len(ranking): raise ValueError(f"an answer twice in a ranking: {ranking}")
+    hits = np.isin(ranking[:K_MAP], list(correct))
+    precisions = np.cumsum(hits)/np.arange(1, len(hits)+1)
+    return (hits*precisions).sum()/min(len(set(correct)), K_MAP)
+
+def _average_precisions(gold, pred): # (n, 2): average precision, 1
     _paired(gold, pred)
-    res = []
-    for g,p in zip(gold, pred):
-        if not g: raise ValueError("a query without a right answer has no average precision")
-        if len(set(p))<len(p): raise ValueError(f"an answer twice in a ranking: {p}")
-        right = np.isin(p[:K_MAP], list(g))
-        res.append((right*np.cumsum(right)/np.arange(1, len(right)+1)).sum()/min(len(set(g)), K_MAP))
+    res = [_average_precision(g, p) for g,p in zip(gold, pred)]
     return np.stack([res, np.ones(len(res))], 1)
 
-def _mean_precision(s): return dict(map20=_share(s)['accuracy'])
+def _mean_precision(sums): return dict(map20=_share(sums)['accuracy'])
 
 def mean_average_precision(
-    gold:list[list],  # (n) the right answers of each query
+    gold:list[list],  # (n) the correct answers of each query
     pred:list[list],  # (n) its ranking, best first
 )->float:             # points
     "mAP@20, as for LAReQA and Mewsli-X (google-research/xtreme `utils_lareqa.py`, arXiv:2104.07412)"
-    return _floats(_mean_precision(_precisions(gold, pred).sum(0)))['map20']
+    return _floats(_mean_precision(_average_precisions(gold, pred).sum(0)))['map20']
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #bd16a20d
 def _paired_tags(gold, pred):
@@ -77,7 +80,7 @@ def _paired_tags(gold, pred):
     for i,(g,p) in enumerate(zip(gold, pred)):
         if len(g)!=len(p): raise ValueError(f"sentence {i}: {len(g)} gold tags but {len(p)} predicted")
 
-def _token_matches(gold, pred): # (n, 2): right, tokens
+def _token_matches(gold, pred): # (n, 2): correct, tokens
     _paired_tags(gold, pred)
     return np.array([[sum(a==b for a,b in zip(g, p)),len(g)] for g,p in zip(gold, pred)], dtype=np.int64)
 
@@ -85,29 +88,37 @@ def token_accuracy(
     gold:list[list[str]],  # tags of every sentence
     pred:list[list[str]],  # as many tags for each
 )->float:                  # points
-    "The share of tokens tagged right, sentences pooled, as for CCG supertagging (nyu-mll/jiant `tasks/evaluate/core.py`)"
+    "The share of correct tokens over all sentences, as for CCG supertagging (nyu-mll/jiant `tasks/evaluate/core.py`)"
     return _floats(_share(_token_matches(gold, pred).sum(0)))['accuracy']
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #eab860ef
-def span_counts(
-    gold:list[list[str]],  # tags of every sentence
-    pred:list[list[str]],  # as many tags for each
-    whole:bool=False,      # is the whole tag the type of a chunk, as in seqeval 0.0.12?
-)->np.ndarray:             # (n_sentences, 3) int64: chunks in gold, chunks predicted, chunks in both
-    "Chunks per sentence as `get_entities` of seqeval 1.2.2 groups the whole corpus, the default of its `f1_score`"
+def _bio(tags): return [[f"{t[0]}-{t.split('-')[-1]}" for t in o] for o in tags]  # the complete tag as type
+
+def _chunks(tags):
+    "Every chunk (type, start, end) of a corpus"
     from seqeval.metrics.sequence_labeling import get_entities
-    _paired_tags(gold, pred)
-    if whole: gold,pred = ([[f"{t[0]}-{t.split('-')[-1]}" for t in o] for o in tags] for tags in (gold, pred))
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.* seems not to be NE tag', category=UserWarning)
-        g,p = (set(get_entities([list(o) for o in tags])) for tags in (gold, pred))
+        return set(get_entities([list(o) for o in tags]))
+
+def span_counts(
+    gold:list[list[str]],    # tags of every sentence
+    pred:list[list[str]],    # as many tags for each
+    tag_as_type:bool=False,  # is the complete tag the type of a chunk, as in seqeval 0.0.12?
+)->np.ndarray:               # (n_sentences, 3) int64: chunks in gold, chunks predicted, chunks in both
+    "Chunks per sentence as `get_entities` of seqeval 1.2.2 groups the whole corpus, the default of its `f1_score`"
+    _paired_tags(gold, pred)
+    sides = [_bio(o) if tag_as_type else o for o in (gold, pred)]
+    g,p = map(_chunks, sides)
     stops = np.cumsum([len(o)+1 for o in gold])  # seqeval joins sentences with one O after each
-    def count(chunks): return np.bincount(np.searchsorted(stops, [end for _,_,end in chunks], side='right'), minlength=len(gold))
+    def count(chunks):
+        ends = [end for _,_,end in chunks]
+        return np.bincount(np.searchsorted(stops, ends, side='right'), minlength=len(gold))
     return np.stack([count(o) for o in (g, p, g&p)], axis=1)
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #f25ee2a5
 def _rates(sums): # (..., 3): gold, predicted, both
-    "F1, precision and recall; 0 where they are 0/0, as in seqeval 1.2.2 (`zero_division`) and `bucc_f1` of XTREME's `evaluate.py`"
+    "F1, precision and recall; 0 for 0/0, as in seqeval 1.2.2 (`zero_division`) and `bucc_f1` of XTREME's `evaluate.py`"
     gold,pred,both = (sums[...,i] for i in range(3))
     def share(part, whole): return 100*part/np.where(whole>0, whole, 1)
     return {'f1': share(2*both, gold+pred), 'precision': share(both, pred), 'recall': share(both, gold)}
@@ -115,14 +126,14 @@ def _rates(sums): # (..., 3): gold, predicted, both
 def f1_of_counts(
     counts:np.ndarray,  # (n, 3): in gold, predicted, in both
 )->float:               # points
-    "F1 of all rows together, from counts of gold, predicted and shared chunks or pairs; 0 where there are none"
+    "F1 over all rows, from counts of gold, predicted and shared chunks or pairs; 0 where there are none"
     return _floats(_rates(np.asarray(counts).sum(0)))['f1']
 
 def span_f1(
     gold:list[list[str]],  # tags of every sentence
     pred:list[list[str]],  # as many tags for each
-)->float:                  # points
-    "Corpus F1 over chunks, seqeval 1.2.2's `f1_score`, as for UDPOS and PAN-X (google-research/xtreme `evaluate.py`, arXiv:2003.11080); 0 without any chunk"
+)->float:                  # points; 0 without any chunk
+    "Corpus F1 over chunks, seqeval 1.2.2's `f1_score`, as for UDPOS and PAN-X (XTREME `evaluate.py`)"
     return f1_of_counts(span_counts(gold, pred))
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #a2970b52
@@ -132,12 +143,12 @@ _ARTICLE = re.compile(r'\b(a|an|the)\b')
 def normalize_answer(
     s:str,  # an answer in any language
 )->str:     # what is compared
-    "`s` in lower case without ASCII punctuation, a, an, the and extra space (SQuAD v1.1, google-research/xtreme `third_party/evaluate_squad.py`)"
+    "`s` in lower case without ASCII punctuation, English articles and extra space (XTREME `evaluate_squad.py`)"
     return ' '.join(_ARTICLE.sub(' ', s.lower().translate(_PUNCT)).split())
 
 def squad_f1(
     pred:str,  # predicted answer
-    gold:str,  # one right answer
+    gold:str,  # one correct answer
     norm:Callable=normalize_answer,  # an answer -> what is compared
 )->float:      # points
     "F1 over white-space words of the two answers as bags (SQuAD v1.1, arXiv:1606.05250)"
@@ -152,49 +163,56 @@ def _listed(golds):
 
 def squad_item(
     pred:str,         # predicted answer, '' for none
-    golds:list[str],  # the right answers
-    norm:Callable=normalize_answer,
+    golds:list[str],  # the correct answers
+    norm:Callable=normalize_answer,  # an answer -> what is compared
 )->tuple:             # exact match, F1; points
-    "Both scores of one question against its best right answer (SQuAD v1.1, arXiv:1606.05250, google-research/xtreme `third_party/evaluate_squad.py`)"
+    "Both scores of one question against its best correct answer (SQuAD v1.1, XTREME `third_party/evaluate_squad.py`)"
     if not len(_listed(golds)):
         raise ValueError("a question without a right answer cannot be scored; only SQuAD 2.0 has such questions")
-    said = norm(pred)
-    return 100*float(any(said==norm(o) for o in golds)), max(squad_f1(pred, o, norm) for o in golds)
+    answer = norm(pred)
+    exact = any(answer==norm(o) for o in golds)
+    return 100*float(exact), max(squad_f1(pred, o, norm) for o in golds)
 
 def _answers(gold, pred, item=squad_item): # (n, 3): exact match, F1, 1
     _paired(gold, pred)
     return np.array([[*item(p, g),1] for g,p in zip(gold, pred)])
 
-def _answer_means(sums): return {'f1': _ratio(sums[...,1], sums[...,2]), 'exact_match': _ratio(sums[...,0], sums[...,2])}
+def _answer_means(sums):
+    exact,f1,n = (sums[...,i] for i in range(3))
+    return {'f1': _ratio(f1, n), 'exact_match': _ratio(exact, n)}
 
 def squad_em_f1(
-    gold_answers:list[list[str]],  # the right answers of every question
+    gold_answers:list[list[str]],  # the correct answers of every question
     pred:list[str],                # one answer to each
 )->dict[str,float]:                # 'f1' and 'exact_match' in points
-    "Means over questions, as for XQuAD and TyDiQA in every language (google-research/xtreme `third_party/evaluate_squad.py`)"
+    "Means over questions, as for XQuAD and TyDiQA in every language (XTREME `third_party/evaluate_squad.py`)"
     return _floats(_answer_means(_answers(gold_answers, pred).sum(0)))
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #f6596e81
 def squad_v2_item(
     pred:str,         # predicted answer, '' for none
-    golds:list[str],  # the right answers, [] if the question has none
+    golds:list[str],  # the correct answers, [] if the question has none
 )->tuple:             # exact match, F1; points
     "Both scores of one question as SQuAD 2.0's `evaluate-v2.0.py` counts them (arXiv:1806.03822)"
-    said = normalize_answer(pred)
-    right = [o for o in _listed(golds) if normalize_answer(o)]
-    if said and right: return squad_item(pred, right)
-    both_empty = 100*float(not said and not right)
+    answer = normalize_answer(pred)
+    correct = [o for o in _listed(golds) if normalize_answer(o)]
+    if answer and correct: return squad_item(pred, correct)
+    both_empty = 100*float(not answer and not correct)
     return both_empty, both_empty
 
 def squad_v2_em_f1(
-    gold_answers:list[list[str]],  # the right answers of every question
+    gold_answers:list[list[str]],  # the correct answers of every question
     pred:list[str],                # one answer to each, '' for none
 )->dict[str,float]:                # 'f1' and 'exact_match' in points
     "Means over questions, as for SQuAD 2.0 (`evaluate-v2.0.py`, arXiv:1806.03822)"
     return _floats(_answer_means(_answers(gold_answers, pred, squad_v2_item).sum(0)))
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #7e24ae36
-_ARTICLES = dict(en='a an the', es='un una unos unas el la los las', de='ein eine einen einem eines einer der die das den dem des', vi='của là cái chiếc những')
+_ARTICLES = dict(
+    en='a an the',
+    es='un una unos unas el la los las',
+    de='ein eine einen einem eines einer der die das den dem des',
+    vi='của là cái chiếc những')
 _MLQA = {k: re.compile(rf"\b({'|'.join(v.split())})\b") for k,v in _ARTICLES.items()}|dict(ar=re.compile('ال'))
 _HAN = re.compile(r'[\u4e00-\u9fa5]')
 
@@ -202,7 +220,7 @@ def normalize_mlqa(
     s:str,     # an answer
     lang:str,  # the language it is in
 )->str:        # what is compared
-    "`s` in lower case without punctuation, articles of `lang` and extra space (MLQA, arXiv:1910.07475, google-research/xtreme `third_party/evaluate_mlqa.py`)"
+    "`s` in lower case without punctuation, articles of `lang` and extra space (XTREME `third_party/evaluate_mlqa.py`)"
     s = ''.join(c for c in s.lower() if c not in string.punctuation and unicodedata.category(c)[0]!='P')
     if lang in _MLQA: s = _MLQA[lang].sub(' ', s)
     if lang=='zh': s = _HAN.sub(r' \g<0> ', s)
@@ -211,10 +229,11 @@ def normalize_mlqa(
 # %% ../../nbs/evaluate/00_metrics.ipynb #61965fcf
 def _mlqa_answers(gold, pred, lang): # (n, 3): exact match, F1, 1
     _paired(gold, pred)
-    return np.array([[*squad_item(p, g, partial(normalize_mlqa, lang=l)),1] for g,p,l in zip(gold, pred, lang)])
+    items = [squad_item(p, g, partial(normalize_mlqa, lang=l)) for g,p,l in zip(gold, pred, lang)]
+    return np.array([[*o,1] for o in items])
 
 def mlqa_em_f1(
-    gold_answers:list[list[str]],  # the right answers of every question
+    gold_answers:list[list[str]],  # the correct answers of every question
     pred:list[str],                # one answer to each
     lang:str,                      # of the contexts, and so of the answers
 )->dict[str,float]:                # 'f1' and 'exact_match' in points
@@ -224,51 +243,68 @@ def mlqa_em_f1(
 # %% ../../nbs/evaluate/00_metrics.ipynb #e16bca20
 def _pairs(gold, pred): # (n, 3): in gold, predicted, in both
     _paired(gold, pred)
-    g,p = np.asarray(gold),np.asarray(pred)
-    if not g.dtype==p.dtype==bool: raise ValueError(f"a pair is in gold or not, predicted or not: bool, not {g.dtype} and {p.dtype}")
+    g = np.asarray(gold)
+    p = np.asarray(pred)
+    if not g.dtype==p.dtype==bool:
+        raise ValueError(f"a pair is in gold or not, predicted or not: bool, not {g.dtype} and {p.dtype}")
     return np.stack([g,p,g&p], axis=1)
 
 def bitext_f1(
     gold_pairs:set,  # (id, id) of translations
     pred_pairs:set,  # (id, id) above the threshold
-)->dict[str,float]:  # 'f1', 'precision', 'recall' in points
-    "F1 over sets of pairs, as for BUCC (`bucc_f1` of google-research/xtreme `evaluate.py`, arXiv:2003.11080); no pair in either is an error"
-    g,p = set(gold_pairs),set(pred_pairs)
+)->dict[str,float]:  # 'f1', 'precision', 'recall' in points; no pair in either is an error
+    "F1 over sets of pairs, as for BUCC (`bucc_f1` of google-research/xtreme `evaluate.py`, arXiv:2003.11080)"
+    g = set(gold_pairs)
+    p = set(pred_pairs)
     if not g|p: raise ValueError("no pairs in gold or prediction: there is nothing to score")
     return _floats(_rates(np.array([len(g),len(p),len(g&p)])))
 
 def _moments(gold, pred): # (n, 6): 1, x, y, xx, yy, xy, from which a correlation follows
     _paired(gold, pred)
-    x,y = np.asarray(gold, np.float64),np.asarray(pred, np.float64)
+    x,y = (np.asarray(o, np.float64) for o in (gold, pred))
     return np.stack([np.ones_like(x), x, y, x*x, y*y, x*y], 1)
 
 def _correlation(sums): # (..., 6), as `_moments`
     "Pearson's r; 0 of a constant prediction, where `scipy.stats.pearsonr` (jiant's for STS-B) gives NaN"
     n,x,y,xx,yy,xy = np.moveaxis(np.asarray(sums, np.float64), -1, 0)
-    gold,pred = xx-_ratio(x*x, n),yy-_ratio(y*y, n)
+    gold = xx-_ratio(x*x, n)
+    pred = yy-_ratio(y*y, n)
     if np.any(gold<=1e-12*xx): raise ValueError("all gold scores are equal: a correlation with them is not defined")
     constant = pred<=1e-12*yy
-    return {'pearson': np.where(constant, 0., 100*(xy-x*y/n)/np.sqrt(np.where(constant, 1., gold*pred)))}
+    r = (xy-x*y/n)/np.sqrt(np.where(constant, 1., gold*pred))
+    return {'pearson': np.where(constant, 0., 100*r)}
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #a480c73c
+def _check_candidates(scores, is_gold, n_gold):
+    "Refuse candidates from which no threshold can be chosen"
+    _paired(is_gold, scores)
+    bad = (~np.isfinite(scores)).sum()
+    if bad: raise ValueError(f"scores must be finite, {bad} are not")
+    correct = is_gold.sum()
+    if n_gold<max(1, correct):
+        raise ValueError(f"n_gold must be at least the {correct} right candidates, and 1, not {n_gold}")
+
+def _midway(kept, dropped):
+    "The middle of two scores, or `kept` where it rounds down to `dropped`"
+    middle = (kept+dropped)/2
+    return middle if middle>dropped else kept
+
 def best_threshold(
     scores:np.ndarray,   # (n) float, a score per candidate pair, higher is likelier
-    is_gold:np.ndarray,  # (n) bool, whether the candidate is right
-    n_gold:int,          # right pairs there are, found or not
+    is_gold:np.ndarray,  # (n) bool, whether the candidate is correct
+    n_gold:int,          # gold pairs, found or not
 )->tuple[float,float]:   # the threshold, and the F1 in points of the candidates that reach it
-    "The threshold with the best F1 on development pairs, as `bucc_optimize` of google-research/xtreme `third_party/utils_retrieve.py`"
-    scores,is_gold = np.asarray(scores),np.asarray(is_gold, dtype=bool)
-    _paired(is_gold, scores)
-    if not np.isfinite(scores).all(): raise ValueError(f"scores must be finite, {(~np.isfinite(scores)).sum()} are not")
-    if n_gold<max(1, is_gold.sum()): raise ValueError(f"n_gold must be at least the {is_gold.sum()} right candidates, and 1, not {n_gold}")
+    "The threshold with the best F1 on development pairs, as `bucc_optimize` of XTREME `third_party/utils_retrieve.py`"
+    scores = np.asarray(scores)
+    is_gold = np.asarray(is_gold, dtype=bool)
+    _check_candidates(scores, is_gold, n_gold)
     order = np.argsort(-scores, kind='stable')
-    s,right = scores[order],is_gold[order].cumsum()
-    f1 = 200*right/(np.arange(1, len(s)+1)+n_gold)
+    s = scores[order]
+    correct = is_gold[order].cumsum()
+    f1 = 200*correct/(np.arange(1, len(s)+1)+n_gold)  # of the first 1, 2, ... candidates
     cuts = np.append(s[:-1]>s[1:], True)
-    i = np.where(cuts, f1, -1).argmax() if right[-1] else len(s)-1
-    last,dropped = s[i],s[min(i+1, len(s)-1)]
-    mid = (last+dropped)/2
-    return float(mid if mid>dropped else last), float(f1[i])  # neighbours in float have no middle
+    i = np.where(cuts, f1, -1).argmax() if correct[-1] else len(s)-1
+    return float(_midway(s[i], s[min(i+1, len(s)-1)])), float(f1[i])
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #c4959777
 @dataclass(frozen=True, kw_only=True)
@@ -276,34 +312,41 @@ class Metric:
     "One metric: what it counts per item, which scores follow from the sums, which of them is reported"
     name:str                             # as in the column `metric` of `tasks`
     main:str                             # the score that is reported
-    floor:str                            # what a model without knowledge gets
+    floor:str                            # the score of a trivial system
     source:str                           # the code or paper it follows
-    columns:tuple[str,...]=('gold','pred')  # of the rows, what `stats` takes
+    columns:tuple[str,...]=('gold','pred')  # of the rows, the arguments of `stats`
     stats:Callable=field(repr=False)     # (gold, pred) -> (n, k) counts per item
     values:Callable=field(repr=False)    # (..., k) summed counts -> name -> (...) points
 
 _XTREME = 'google-research/xtreme evaluate.py, arXiv:2003.11080'
+_ONE_TAG = 'one tag for every token: near 0'
 metrics = table(
-    Metric(name='accuracy', main='accuracy', floor='share of the most frequent class', source=_XTREME, stats=_matches, values=_share),
-    Metric(name='token_accuracy', main='accuracy', floor='share of the most frequent tag', source='nyu-mll/jiant tasks/evaluate/core.py',
-           stats=_token_matches, values=_share),
-    Metric(name='span_f1', main='f1', floor='one tag for every token: near 0', source=f'seqeval 1.2.2, {_XTREME}', stats=span_counts, values=_rates),
-    Metric(name='span_f1_2020', main='f1', floor='one tag for every token: near 0', source=f'seqeval 0.0.12, {_XTREME}', stats=partial(span_counts, whole=True), values=_rates),
+    Metric(name='accuracy', main='accuracy', floor='share of the most frequent class', source=_XTREME,
+           stats=_matches, values=_share),
+    Metric(name='token_accuracy', main='accuracy', floor='share of the most frequent tag',
+           source='nyu-mll/jiant tasks/evaluate/core.py', stats=_token_matches, values=_share),
+    Metric(name='span_f1', main='f1', floor=_ONE_TAG, source=f'seqeval 1.2.2, {_XTREME}',
+           stats=span_counts, values=_rates),
+    Metric(name='span_f1_2020', main='f1', floor=_ONE_TAG, source=f'seqeval 0.0.12, {_XTREME}',
+           stats=partial(span_counts, tag_as_type=True), values=_rates),
     Metric(name='qa', main='f1', floor='near 0', stats=_answers, values=_answer_means,
            source='google-research/xtreme third_party/evaluate_squad.py, SQuAD v1.1, arXiv:1606.05250'),
     Metric(name='qa_v2', main='f1', floor='no answer: the share of unanswerable questions', values=_answer_means,
            stats=partial(_answers, item=squad_v2_item), source='SQuAD 2.0 evaluate-v2.0.py, arXiv:1806.03822'),
-    Metric(name='mlqa', main='f1', floor='near 0', source='google-research/xtreme third_party/evaluate_mlqa.py, arXiv:1910.07475', columns=('gold','pred','lang'),
-           stats=_mlqa_answers, values=_answer_means),
+    Metric(name='mlqa', main='f1', floor='near 0', columns=('gold','pred','lang'), stats=_mlqa_answers,
+           values=_answer_means, source='google-research/xtreme third_party/evaluate_mlqa.py, arXiv:1910.07475'),
     Metric(name='bitext_f1', main='f1', floor='no pair: 0', source=_XTREME, stats=_pairs, values=_rates),
-    Metric(name='pearson', main='pearson', floor='one number for all: 0', source='GLUE, arXiv:1804.07461', stats=_moments, values=_correlation),
-    Metric(name='mean_average_precision', main='map20', floor='near 0', source='google-research/xtreme utils_lareqa.py, arXiv:2104.07412', stats=_precisions, values=_mean_precision),
-    Metric(name='retrieval_accuracy', main='accuracy', floor='one in as many as there are candidates', source=_XTREME, stats=_matches, values=_share))
+    Metric(name='pearson', main='pearson', floor='a constant: 0', source='GLUE, arXiv:1804.07461',
+           stats=_moments, values=_correlation),
+    Metric(name='mean_average_precision', main='map20', floor='near 0', stats=_average_precisions,
+           values=_mean_precision, source='google-research/xtreme utils_lareqa.py, arXiv:2104.07412'),
+    Metric(name='retrieval_accuracy', main='accuracy', floor='1/number of candidates', source=_XTREME,
+           stats=_matches, values=_share))
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #450fa3bb
 def item_stats(
     metric_name:str,   # a row of `metrics`
-    rows:list[dict],   # with 'gold' and 'pred': labels, lists of tags, list[str] and str for qa, two bools for a pair; 'lang' for mlqa
+    rows:list[dict],   # with the columns of the metric: 'gold' and 'pred', for mlqa 'lang' too
 )->np.ndarray:         # (n_items, k) float64
     "What each item adds to the sums from which its metric is computed"
     o = choose('metric', metric_name, metrics)

@@ -10,6 +10,8 @@ __all__ = ['FORMS', 'LAYOUTS', 'GROUPS', 'SEQEVAL', 'Form', 'Layout', 'members',
 import json,re
 from collections.abc import Callable
 from dataclasses import dataclass,field
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from ..core.config import choose,nearest,table,unknown
 from ..data.load import langs
@@ -21,19 +23,20 @@ from ..catalog.tasks import CATEGORIES,MNLI,NER,UPOS,suite,tasks
 # %% ../../nbs/evaluate/30_submission.ipynb #d04d7b3c
 def _lines(text): return [o.strip() for o in text.removesuffix('\n').split('\n')] if text else []
 
-def _labels(text, allowed):
+def _read_labels(text, allowed):
     res = _lines(text)
     for i,o in enumerate(res, 1):
         if o not in allowed: raise ValueError(f"line {i}: {unknown('label', o, allowed)}")
     return res
 
-def _numbers(text, allowed):
+def _read_numbers(text, allowed):
     res = _lines(text)
     for i,o in enumerate(res, 1):
-        if not re.fullmatch(r'0|[1-9][0-9]*', o): raise ValueError(f"line {i}: {o!r} is not the number of a sentence; sentences are counted from 0")
+        if not re.fullmatch(r'0|[1-9][0-9]*', o):
+            raise ValueError(f"line {i}: {o!r} is not the number of a sentence; sentences are counted from 0")
     return [int(o) for o in res]
 
-def _tags(text, allowed):
+def _read_tags(text, allowed):
     res = [[]]
     for i,o in enumerate(_lines(text), 1):
         if o and o not in allowed: raise ValueError(f"line {i}: {unknown('tag', o, allowed)}")
@@ -42,92 +45,194 @@ def _tags(text, allowed):
         else: res.append([])
     return res if res[-1] else res[:-1]
 
-def _pairs(text, allowed):
+def _read_pairs(text, allowed):
     res = [tuple(o.split('\t')) for o in _lines(text)]
     for i,o in enumerate(res, 1):
-        if len(o)!=2 or not all(o): raise ValueError(f"line {i}: two ids with a tab between them expected, not {' '.join(o)!r}")
+        if len(o)!=2 or not all(o):
+            raise ValueError(f"line {i}: two ids with a tab between them expected, not {' '.join(o)!r}")
     return res
 
 # %% ../../nbs/evaluate/30_submission.ipynb #df5dab20
-def _at(text, key): return f"line {text.count(chr(10), 0, max(text.rfind(json.dumps(key)), 0))+1}"
+def _at(text, key):
+    "The line of a key in a JSON file"
+    return f"line {text.count(chr(10), 0, max(text.rfind(json.dumps(key)), 0))+1}"
+
+def _once(pairs):
+    res = dict(pairs)
+    if len(res)<len(pairs):
+        keys = [k for k,_ in pairs]
+        raise KeyError(next(k for k in res if keys.count(k)>1))
+    return res
 
 def _json(text):
-    def once(pairs):
-        twice = [k for k in dict(pairs) if [o for o,_ in pairs].count(k)>1] if len(dict(pairs))<len(pairs) else []
-        if twice: raise KeyError(twice[0])
-        return dict(pairs)
-    try: return json.loads(text, object_pairs_hook=once)
+    try: return json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as e: raise ValueError(f"line {e.lineno}: not JSON, {e.msg} at column {e.colno}") from e
     except KeyError as e: raise ValueError(f"{_at(text, e.args[0])}: {e} is given twice") from e
 
 def _mapping(text, what, fits):
-    "An object of ids; `fits` is asked of every value"
+    "An object of ids; `fits` is called with every value"
     res = _json(text)
-    if not isinstance(res, dict): raise ValueError(f"line 1: one object expected, id -> {what}, not a {type(res).__name__}")
+    if not isinstance(res, dict):
+        raise ValueError(f"line 1: one object expected, id -> {what}, not a {type(res).__name__}")
     for k,v in res.items():
         if not fits(v): raise ValueError(f"{_at(text, k)}: {k!r} needs {what}, not {str(v)[:60]!r}")
     return res
 
-def _strings(v): return isinstance(v, list) and all(isinstance(o, str) for o in v) and len(set(v))==len(v)
-def _answers(text, allowed): return _mapping(text, 'one text, the answer', lambda v: isinstance(v, str))
-def _rankings(text, allowed): return _mapping(text, 'a list of ids, best first, none twice', _strings)
-def _right(text, allowed): return _mapping(text, 'a list of the right ids', lambda v: v and _strings(v))
+def _is_text(v): return isinstance(v, str)
+def _is_ids(v): return isinstance(v, list) and all(isinstance(o, str) for o in v) and len(set(v))==len(v)
+def _is_some_ids(v): return bool(v) and _is_ids(v)
+
+def _read_answers(text, allowed): return _mapping(text, 'one text, the answer', _is_text)
+def _read_rankings(text, allowed): return _mapping(text, 'a list of ids, best first, none twice', _is_ids)
+def _read_relevant(text, allowed): return _mapping(text, 'a list of the right ids', _is_some_ids)
 
 # %% ../../nbs/evaluate/30_submission.ipynb #4e911553
-def _squad(text, allowed):
-    top,res = _json(text),{}
+def _questions(top):
+    "Every question of a file in the layout of SQuAD"
+    for article in top['data'] if isinstance(top, dict) else top:
+        for paragraph in article['paragraphs']: yield from paragraph['qas']
+
+def _read_squad(text, allowed):
+    top = _json(text)
+    res = {}
     try:
-        for o in (o for d in (top['data'] if isinstance(top, dict) else top) for p in d['paragraphs'] for o in p['qas']):
+        for o in _questions(top):
             if o['id'] in res: raise ValueError(f"{_at(text, o['id'])}: question {o['id']!r} is there twice")
             res[o['id']] = [a['text'] for a in o['answers']]
-    except (KeyError,TypeError) as e: raise ValueError(f"not in the layout of SQuAD (data, paragraphs, qas, id, answers, text): {type(e).__name__} {e}") from e
+    except (KeyError,TypeError) as e:
+        raise ValueError("not in the layout of SQuAD (data, paragraphs, qas, id, answers, text): "
+            f"{type(e).__name__} {e}") from e
     empty = [k for k,v in res.items() if not v or not all(v)]
-    if empty: raise ValueError(f"{_at(text, empty[0])}: question {empty[0]!r} and {len(empty)-1} more have an empty answer: XTREME's preprocessing removes the answers of test sets, take the file as its authors published it")
+    if empty:
+        raise ValueError(f"{_at(text, empty[0])}: question {empty[0]!r} and {len(empty)-1} more have an empty answer: "
+            "XTREME's preprocessing removes the answers of test sets, take the file as its authors published it")
     return res
 
-def _choices(text, allowed):
+def _read_choices(text, allowed):
     res = []
     for i,o in enumerate(_lines(text), 1):
-        try: res.append(json.loads(o)['label'])
-        except (ValueError,KeyError,TypeError) as e: raise ValueError(f"line {i}: an object with a label expected, such as {{\"label\": {allowed[0]}}}, not {o[:60]!r}") from e
-        if type(res[-1]) is not int or res[-1] not in allowed: raise ValueError(f"line {i}: {unknown('label', res[-1], allowed)}")
+        try: label = json.loads(o)['label']
+        except (ValueError,KeyError,TypeError) as e:
+            example = json.dumps(dict(label=allowed[0]))
+            raise ValueError(f"line {i}: an object with a label expected, such as {example}, not {o[:60]!r}") from e
+        if type(label) is not int or label not in allowed:
+            raise ValueError(f"line {i}: {unknown('label', label, allowed)}")
+        res.append(label)
     return res
 
 # %% ../../nbs/evaluate/30_submission.ipynb #a192f177
-def _in_order(gold, pred, text):
-    if len(gold)!=len(pred): raise ValueError(f"line {min(len(gold), len(pred))+1}: {len(pred)} lines, but there are {len(gold)} labels; one line per test item is expected, in their order")
+def _match_lines(gold, pred, text):
+    if len(gold)!=len(pred):
+        raise ValueError(f"line {min(len(gold), len(pred))+1}: {len(pred)} lines, but there are {len(gold)} labels; "
+            "one line per test item is expected, in their order")
     return list(zip(gold, pred))
 
-def _numbered(gold, pred, text):
+def _match_numbers(gold, pred, text):
     "Where the labels are a permutation of the sentences, no number is beyond the last one"
     if sorted(gold)==[*range(len(gold))]:
         for i,o in enumerate(pred, 1):
-            if o>=len(gold): raise ValueError(f"line {i}: sentence {o} does not exist; the {len(gold)} sentences are counted from 0")
-    return _in_order(gold, pred, text)
+            if o>=len(gold):
+                raise ValueError(f"line {i}: sentence {o} does not exist; the {len(gold)} sentences are counted from 0")
+    return _match_lines(gold, pred, text)
 
-def _sentences(gold, pred, text):
+def _match_sentences(gold, pred, text):
     line = 1
     for i,(g,p) in enumerate(zip(gold, pred), 1):
-        if len(g)!=len(p): raise ValueError(f"line {line}: sentence {i} has {len(p)} tags, but {len(g)} labels; one tag per word is expected")
+        if len(g)!=len(p):
+            raise ValueError(f"line {line}: sentence {i} has {len(p)} tags, but {len(g)} labels; "
+                "one tag per word is expected")
         line += len(p)+1
     if len(gold)!=len(pred): raise ValueError(f"line {line}: {len(pred)} sentences, but {len(gold)} in the labels")
     return list(zip(gold, pred))
 
-def _by_id(gold, pred, text):
-    lacking,strange = [o for o in gold if o not in pred],[o for o in pred if o not in gold]
-    if strange: raise ValueError(f"{_at(text, strange[0])}: {len(strange)} ids are not in the labels, the first is {strange[0]!r}{f', did you mean {nearest(strange[0], lacking)!r}?' if nearest(strange[0], lacking) else ''}")
-    if lacking: raise ValueError(f"{len(lacking)} of {len(gold)} ids of the labels are missing, the first is {lacking[0]!r}; every item needs a prediction, even an empty one")
+# %% ../../nbs/evaluate/30_submission.ipynb #2eb9bfc5
+def _match_ids(gold, pred, text):
+    missing = [o for o in gold if o not in pred]
+    strange = [o for o in pred if o not in gold]
+    if strange:
+        near = nearest(strange[0], missing)
+        guess = f', did you mean {near!r}?' if near else ''
+        raise ValueError(f"{_at(text, strange[0])}: {len(strange)} ids are not in the labels, "
+            f"the first is {strange[0]!r}{guess}")
+    if missing:
+        raise ValueError(f"{len(missing)} of {len(gold)} ids of the labels are missing, the first is {missing[0]!r}; "
+            "every item needs a prediction, even an empty one")
     return [(v,pred[k]) for k,v in gold.items()]
 
-def _sets(gold, pred, text):
-    "Ids of both columns begin as those of the labels do: not all sentences are in the labels, but their kinds are"
-    kind = lambda o: re.sub(r'[0-9]+$', '', o)
+def _prefix(id): return re.sub(r'[0-9]+$', '', id)
+
+def _match_pairs(gold, pred, text):
+    "Not all sentences are in the labels, but the ids of both columns must have the prefixes of those in the labels"
     for c in (0,1):
-        kinds = {kind(o[c]) for o in gold}
+        allowed = {_prefix(o[c]) for o in gold}
         for i,o in enumerate(pred, 1):
-            if kind(o[c]) not in kinds: raise ValueError(f"line {i}: column {c+1} has the id {o[c]!r}, but those of the labels begin with {' or '.join(sorted(kinds))}")
-    g,p = set(gold),set(pred)
+            if _prefix(o[c]) not in allowed:
+                raise ValueError(f"line {i}: column {c+1} has the id {o[c]!r}, "
+                    f"but those of the labels begin with {' or '.join(sorted(allowed))}")
+    g = set(gold)
+    p = set(pred)
     return [(o in g,o in p) for o in sorted(g|p)]
+
+# %% ../../nbs/evaluate/30_submission.ipynb #6687c568
+def _file_label(task, label): return dict(zip(tasks[task].labels, LAYOUTS[task].allowed))[label]
+
+def _sorted_english(rows):
+    english = [o for o in rows if o['side']=='english']
+    return sorted(english, key=itemgetter('text'))
+
+def _positions(ids, rows):
+    foreign = [o['id'] for o in rows if o['side']=='foreign']
+    at = {o: i for i,o in enumerate(foreign)}
+    return [at[o] for o in ids]
+
+def _squad_article(row):
+    given = row['answers']
+    found = [dict(text=t, answer_start=s) for t,s in zip(given['text'], given['start'])]
+    qa = dict(question=row['question'], id=row['id'], answers=found)
+    return dict(paragraphs=[dict(context=row['context'], qas=[qa])])
+
+def _gold_labels(task, rows, lang): return [_file_label(task, o['label']) for o in rows[lang]]
+def _gold_choices(task, rows, lang): return [o['label'] for o in rows[lang]]
+def _gold_tags(task, rows, lang): return [o['tags'] for o in rows[lang]]
+def _gold_answers(task, rows, lang): return dict(data=[_squad_article(o) for o in rows[lang]])
+def _gold_pairs(task, rows, lang): return [(o['id'],g) for o in rows[lang] if o['side']=='foreign' for g in gold_ids(o)]
+def _gold_numbers(task, rows, lang): return _positions([o['gold_id'] for o in _sorted_english(rows[lang])], rows[lang])
+
+def _gold_rankings(task, rows, lang):
+    queries = [o for o in rows[lang] if o['side']=='query']
+    if task=='mewslix': return {o['id']: [o['gold_id']] for o in queries}
+    names = {}
+    for o in chain.from_iterable(rows.values()):
+        if o['side']=='candidate': names.setdefault(o['id'], []).append(f"{o['lang']} {o['id']}")
+    return {o['id']: names[o['gold_id']] for o in queries}
+
+# %% ../../nbs/evaluate/30_submission.ipynb #362f39c5
+def _by_item(task, rows, predictions):
+    "Id of every test item -> its prediction, in the order of the rows"
+    items = [o['id'] for o in rows if o.get('side') not in ('foreign','candidate')]
+    by_id = {o['id']: o['pred'] for o in predictions}
+    if by_id.keys()!={*items}:
+        raise ValueError(f"{task}: {len(by_id)} predictions, but {len(items)} test items, or other ids: "
+            "the rows have changed since, predict again")
+    return {o: by_id[o] for o in items}
+
+def _pred_labels(task, rows, predictions):
+    return [_file_label(task, o) for o in _by_item(task, rows, predictions).values()]
+
+def _pred_values(task, rows, predictions): return [*_by_item(task, rows, predictions).values()]
+
+def _pred_pairs(task, rows, predictions): return [tuple(o['id'].split()) for o in predictions if o['pred']]
+
+def _pred_numbers(task, rows, predictions):
+    by_id = _by_item(task, rows, predictions)
+    return _positions([by_id[o['id']] for o in _sorted_english(rows)], rows)
+
+# %% ../../nbs/evaluate/30_submission.ipynb #815a2dc7
+def _dump_lines(items): return ''.join(f'{o}\n' for o in items)
+def _dump_pairs(items): return _dump_lines('\t'.join(o) for o in items)
+def _dump_choices(items): return _dump_lines(json.dumps(dict(label=o)) for o in items)
+def _dump_tags(items): return '\n'.join(_dump_lines(o) for o in items)
+def _dump_json(items): return json.dumps(items, ensure_ascii=False, indent=1)+'\n'
 
 # %% ../../nbs/evaluate/30_submission.ipynb #be5830c7
 @dataclass(frozen=True, kw_only=True)
@@ -135,39 +240,58 @@ class Form:
     "One form of files"
     name:str
     ext:str
-    says:str                                    # what stands in a file of predictions
-    read:Callable=field(repr=False)             # (text, allowed) -> items
-    match:Callable=field(repr=False)            # (gold, pred, text of the predictions) -> [(gold, pred)] as metrics take them
-    labels:Callable|None=field(default=None, repr=False)  # like `read`, of a file of labels; None if they look the same
+    content:str                        # of a file of predictions
+    read:Callable=field(repr=False)    # (text, allowed) -> items
+    match:Callable=field(repr=False)   # (gold, pred, text of the predictions) -> [(gold, pred)] as metrics take them
+    gold:Callable=field(repr=False)    # (task, rows by language, language) -> items of a file of labels
+    pred:Callable=field(repr=False)    # (task, rows, predictions) -> items of a file of predictions
+    dump:Callable=field(repr=False)    # items -> text
+    read_labels:Callable|None=field(default=None, repr=False)  # `read` of a file of labels, if these look different
 
 FORMS = table(
-    Form(name='label', ext='tsv', says='a label per line', read=_labels, match=_in_order),
-    Form(name='tags', ext='tsv', says='a tag per line, an empty line after each sentence', read=_tags, match=_sentences),
-    Form(name='answer', ext='json', says='{question id: answer}', read=_answers, match=_by_id, labels=_squad),
-    Form(name='pair', ext='tsv', says='the foreign id, a tab, the English id', read=_pairs, match=_sets),
-    Form(name='number', ext='tsv', says='the number of the foreign sentence, from 0, for every English sentence; those are sorted', read=_numbers, match=_numbered),
-    Form(name='choice', ext='jsonl', says='{"label": number} per line', read=_choices, match=_in_order),
-    Form(name='ranking', ext='json', says='{query id: [ids, best first]}', read=_rankings, match=_by_id, labels=_right))
+    Form(name='label', ext='tsv', content='a label per line',
+         read=_read_labels, match=_match_lines, gold=_gold_labels, pred=_pred_labels, dump=_dump_lines),
+    Form(name='tags', ext='tsv', content='a tag per line, an empty line after each sentence',
+         read=_read_tags, match=_match_sentences, gold=_gold_tags, pred=_pred_values, dump=_dump_tags),
+    Form(name='answer', ext='json', content='{question id: answer}', read_labels=_read_squad,
+         read=_read_answers, match=_match_ids, gold=_gold_answers, pred=_by_item, dump=_dump_json),
+    Form(name='pair', ext='tsv', content='the foreign id, a tab, the English id',
+         read=_read_pairs, match=_match_pairs, gold=_gold_pairs, pred=_pred_pairs, dump=_dump_pairs),
+    Form(name='number', ext='tsv', content='for every English sentence, sorted, the number of the foreign one, from 0',
+         read=_read_numbers, match=_match_numbers, gold=_gold_numbers, pred=_pred_numbers, dump=_dump_lines),
+    Form(name='choice', ext='jsonl', content='{"label": number} per line',
+         read=_read_choices, match=_match_lines, gold=_gold_choices, pred=_pred_values, dump=_dump_choices),
+    Form(name='ranking', ext='json', content='{query id: [ids, best first]}', read_labels=_read_relevant,
+         read=_read_rankings, match=_match_ids, gold=_gold_rankings, pred=_by_item, dump=_dump_json))
 
+# %% ../../nbs/evaluate/30_submission.ipynb #800d1dc1
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     "How the files of a task look: <task>/test-<language>.<extension>"
     name:str            # a row of `tasks`
     form:str            # a row of `FORMS`
-    allowed:tuple=()    # what may stand in a file, in the order of the task's labels; () for texts and ids
+    allowed:tuple=()    # values of a file, in the order of the task's labels; () for texts and ids
     def file(self, lang:str)->str: return f'test-{lang}.{FORMS[self.form].ext}'
 
 LAYOUTS = table(
-    Layout(name='xnli', form='label', allowed=MNLI), Layout(name='pawsx', form='label', allowed=('0','1')), Layout(name='xcopa', form='choice', allowed=(0,1)),
-    Layout(name='udpos', form='tags', allowed=(*UPOS,'_')), Layout(name='panx', form='tags', allowed=NER),
-    Layout(name='xquad', form='answer'), Layout(name='mlqa', form='answer'), Layout(name='tydiqa', form='answer'),
-    Layout(name='bucc2018', form='pair'), Layout(name='tatoeba', form='number'), Layout(name='lareqa', form='ranking'), Layout(name='mewslix', form='ranking'))
+    Layout(name='xnli', form='label', allowed=MNLI),
+    Layout(name='pawsx', form='label', allowed=('0','1')),
+    Layout(name='xcopa', form='choice', allowed=(0,1)),
+    Layout(name='udpos', form='tags', allowed=(*UPOS,'_')),
+    Layout(name='panx', form='tags', allowed=NER),
+    Layout(name='xquad', form='answer'),
+    Layout(name='mlqa', form='answer'),
+    Layout(name='tydiqa', form='answer'),
+    Layout(name='bucc2018', form='pair'),
+    Layout(name='tatoeba', form='number'),
+    Layout(name='lareqa', form='ranking'),
+    Layout(name='mewslix', form='ranking'))
 
 # %% ../../nbs/evaluate/30_submission.ipynb #68f4bb45
 def members(
     name:str,         # a row of `tasks.SUITES`, or mini
 )->dict[str,tuple]:   # task -> languages
-    "What belongs to a suite"
+    "The tasks and languages of a suite"
     if name=='mini': return {o: langs('mini', o) for o in LAYOUTS if o in MAKERS}
     return dict(suite(name))
 
@@ -176,7 +300,8 @@ def suite_of(
     targets,      # tasks
 )->str:           # xtreme, xtreme-r or mini
     "The suite that tasks of a study belong to: the older one if any of them is in it"
-    return 'mini' if origin=='mini' else 'xtreme' if any(o in suite('xtreme') for o in targets) else 'xtreme-r'
+    if origin=='mini': return 'mini'
+    return 'xtreme' if any(o in suite('xtreme') for o in targets) else 'xtreme-r'
 
 GROUPS = CATEGORIES[:4]
 def groups(
@@ -193,179 +318,199 @@ def _read(path, how, allowed):
     except UnicodeDecodeError as e: raise ValueError(f"{path}: not UTF-8 (byte {e.start})") from e
     except ValueError as e: raise ValueError(f"{path}, {e}") from e
 
+def _matched(form, gold, pred, path):
+    try: return form.match(gold, pred, path.read_text('utf-8-sig'))
+    except ValueError as e: raise ValueError(f"{path}, {e}") from e
+
 def score_file(
-    task:str, lang:str,     # a row of `LAYOUTS`, the language of the files
-    predictions:Path,       # files in the form of the task
-    labels:Path,
+    task:str,               # a row of `LAYOUTS`
+    lang:str,               # the language of the files
+    predictions:Path,       # a file in the form of the task
+    labels:Path,            # a file of its labels
     seqeval:str='1.2.2',    # the version that groups tags: 1.2.2 or 0.0.12
 )->dict[str,float]:         # every score of the task's metric in points, the main one first
     "Scores of one language"
     o = choose('task with an official layout', task, LAYOUTS)
     form = FORMS[o.form]
-    gold,pred = _read(labels, form.labels or form.read, o.allowed),_read(predictions, form.read, o.allowed)
+    gold = _read(labels, form.read_labels or form.read, o.allowed)
+    pred = _read(predictions, form.read, o.allowed)
     metric = choose('version of seqeval', seqeval, SEQEVAL) if o.form=='tags' else tasks[task].metric
-    try: return score(metric, [dict(gold=g, pred=p, lang=lang) for g,p in form.match(gold, pred, predictions.read_text('utf-8-sig'))])
+    rows = [dict(gold=g, pred=p, lang=lang) for g,p in _matched(form, gold, pred, predictions)]
+    try: return score(metric, rows)
     except ValueError as e: raise ValueError(f"{predictions}, {e}") from e
 
 # %% ../../nbs/evaluate/30_submission.ipynb #592d1762
 def _mean(values): return sum(values)/len(values) if values else None
 
+def _means(per, langs):
+    "The mean of each score over languages, None for no languages"
+    if not langs: return None
+    return {k: _mean([per[l][k] for l in langs]) for k in next(iter(per.values()))}
+
+def _task_score(task, means):
+    if means is None: return None
+    if tasks[task].category=='qa': return _mean([means['exact_match'],means['f1']])
+    return means[metrics[tasks[task].metric].main]
+
 def averages(
     task:str,     # a row of `tasks`
     per:dict,     # language -> scores of its metric, points
-)->dict:          # category, metric, mean of each score with and without English, and the score of the task: of questions the mean of EM and F1
+)->dict:          # category, metric, mean of each score with and without English, the score of the task from both
     "What the benchmark reports of a task (google-research/xtreme `evaluate.py`)"
-    def means(ls): return {k: _mean([per[l][k] for l in ls]) for k in next(iter(per.values()))} if ls else None
-    def main(o): return o and (_mean([o['exact_match'],o['f1']]) if tasks[task].category=='qa' else o[metrics[tasks[task].metric].main])
-    every,rest = means([*per]),means([l for l in per if l!='en'])
-    return dict(category=tasks[task].category, metric=tasks[task].metric, languages=per, mean=every, mean_without_english=rest, score=main(every), score_without_english=main(rest))
+    o = tasks[task]
+    every = _means(per, [*per])
+    rest = _means(per, [l for l in per if l!='en'])
+    return dict(category=o.category, metric=o.metric, languages=per, mean=every, mean_without_english=rest,
+        score=_task_score(task, every), score_without_english=_task_score(task, rest))
 
 def whole_mean(
     names,        # tasks
     found:dict,   # task -> `averages`
-)->dict|None:     # score, score_without_english; None unless all are there
+)->dict|None:     # score, score_without_english; None if a task is missing
     "The mean over the tasks of a category or a suite"
     if not names or not all(o in found for o in names): return None
     return {k: _mean([found[o][k] for o in names]) for k in ('score','score_without_english')}
 
 # %% ../../nbs/evaluate/30_submission.ipynb #a756b6b3
-def _strange(folder, wanted):
-    "What is wrong with the names in a folder of predictions"
-    known = lambda t: {LAYOUTS[t].file(l) for s in ('xtreme','xtreme-r','mini') for l in members(s).get(t, ())}
-    for d in sorted(o for o in folder.iterdir() if o.is_dir() and not o.name.startswith('.')):
+def _file_names(task):
+    "The names that a file of a task may have, in any suite"
+    return {LAYOUTS[task].file(l) for s in ('xtreme','xtreme-r','mini') for l in members(s).get(task, ())}
+
+def _visible(folder): return sorted(o for o in folder.iterdir() if not o.name.startswith('.'))
+
+def _wrong_names(folder, wanted):
+    "Errors in the names of a folder of predictions"
+    for d in _visible(folder):
+        if not d.is_dir(): continue
         if d.name not in LAYOUTS: yield f"{d}: {unknown('task', d.name, LAYOUTS)}"
         elif d.name in wanted:
-            names = known(d.name)
-            for f in sorted(d.iterdir()):
-                if f.name not in names and not f.name.startswith('.'): yield f"{f}: not a file of {d.name}, whose files are called {LAYOUTS[d.name].file('<language>')}"
+            names = _file_names(d.name)
+            usual = LAYOUTS[d.name].file('<language>')
+            for f in _visible(d):
+                if f.name not in names: yield f"{f}: not a file of {d.name}, whose files are called {usual}"
 
 def _missing(folder, task, langs):
-    lacking = [LAYOUTS[task].file(l) for l in langs if not (folder/task/LAYOUTS[task].file(l)).is_file()]
-    if lacking: yield f"{folder/task}: {len(lacking)} of {len(langs)} languages are missing: {' '.join(lacking)}"
+    files = [LAYOUTS[task].file(l) for l in langs]
+    missing = [o for o in files if not (folder/task/o).is_file()]
+    if missing: yield f"{folder/task}: {len(missing)} of {len(langs)} languages are missing: {' '.join(missing)}"
 
-def _part(wanted, asked):
-    "The languages asked for"
-    for o in asked: choose('language of the suite', o, dict.fromkeys(l for v in wanted.values() for l in v))
-    return {t: tuple(l for l in v if not asked or l in asked) for t,v in wanted.items() if not asked or {*v}&{*asked}}
+def _restrict(wanted, asked):
+    "Tasks and languages of a suite, restricted to the languages asked for"
+    known = dict.fromkeys(l for v in wanted.values() for l in v)
+    for o in asked: choose('language of the suite', o, known)
+    if not asked: return wanted
+    res = {t: tuple(l for l in v if l in asked) for t,v in wanted.items()}
+    return {t: v for t,v in res.items() if v}
 
-# %% ../../nbs/evaluate/30_submission.ipynb #445edf9d
+# %% ../../nbs/evaluate/30_submission.ipynb #3226a72c
+def _scores_of_task(predictions, labels, task, langs, seqeval, errors):
+    "Language -> scores; problems are added to `errors`"
+    for o in (predictions,labels): errors += _missing(o, task, langs)
+    per = {}
+    for l in langs:
+        name = f'{task}/{LAYOUTS[task].file(l)}'
+        if not ((predictions/name).is_file() and (labels/name).is_file()): continue
+        try: per[l] = score_file(task, l, predictions/name, labels/name, seqeval)
+        except ValueError as e: errors.append(str(e))
+    return per
+
+def _scores_of_tasks(predictions, labels, wanted, suite, seqeval):
+    "Task -> language -> scores; every mistake in any file is in one error"
+    there = [t for t in wanted if (predictions/t).is_dir()]
+    labelled = [t for t in there if (labels/t).is_dir()]
+    errors = [*_wrong_names(predictions, wanted)]
+    errors += [f"{labels/t}: no such folder, but there are predictions of {t}" for t in there if t not in labelled]
+    if not there and not errors:
+        errors.append(f"{predictions}: no task of {suite}; a folder each is expected: {' '.join(wanted)}")
+    res = {t: _scores_of_task(predictions, labels, t, wanted[t], seqeval, errors) for t in labelled}
+    if errors:
+        count = '1 problem' if len(errors)==1 else f'{len(errors)} problems'
+        raise ValueError('\n  '.join([f"{count}, nothing is scored:", *errors]))
+    return res
+
+def _ignored(folder, suite_tasks):
+    "Folders of tasks that are in another suite"
+    return sorted(o.name for o in folder.iterdir() if o.is_dir() and o.name in LAYOUTS and o.name not in suite_tasks)
+
 def score_folder(
     predictions:Path|str,   # a folder in the official layout
     labels:Path|str,        # ditto
     suite:str='xtreme',     # xtreme, xtreme-r or mini
-    langs:str='',           # score these languages only, spaces between them; such a part has no overall score
+    langs:str='',           # score these languages only, separated by spaces; then there is no overall score
     seqeval:str='1.2.2',    # the version that groups tags: 1.2.2 or 0.0.12
-)->dict:                    # tasks, categories, overall (None unless the suite is whole), what is missing; points
-    "Every score of a folder; whatever is wrong in any file is one ValueError"
-    predictions,labels = Path(predictions),Path(labels)
-    for o in (predictions,labels):
+)->dict:                    # points of tasks, categories and overall (None if a task is missing), what is missing
+    "Every score of a folder; all mistakes in its files are one ValueError"
+    folders = [Path(o) for o in (predictions,labels)]
+    for o in folders:
         if not o.is_dir(): raise ValueError(f"no folder {o}")
-    whole = members(suite)
-    wanted = _part(whole, langs.split())
+    complete = members(suite)
+    wanted = _restrict(complete, langs.split())
     choose('version of seqeval', seqeval, SEQEVAL)
-    there = [t for t in wanted if (predictions/t).is_dir()]
-    errors = [*_strange(predictions, wanted), *(f"{labels/t}: no such folder, but there are predictions of {t}" for t in there if not (labels/t).is_dir())]
-    if not there and not errors: errors = [f"{predictions}: no task of {suite}; a folder each is expected: {' '.join(wanted)}"]
-    found = {t: _task_scores(predictions, labels, t, wanted[t], seqeval, errors) for t in there if (labels/t).is_dir()}
-    if errors: raise ValueError(f"{len(errors)} {'problem' if len(errors)==1 else 'problems'}, nothing is scored:\n  "+'\n  '.join(errors))
-    done = {t: averages(t, o) for t,o in found.items()}
+    done = {t: averages(t, o) for t,o in _scores_of_tasks(*folders, wanted, suite, seqeval).items()}
     full = {} if langs else done
-    return dict(suite=suite, languages=langs, seqeval=seqeval, n_tasks=len(done), of_tasks=len(whole), missing=[t for t in whole if t not in done],
-        ignored=sorted(o.name for o in predictions.iterdir() if o.is_dir() and o.name in LAYOUTS and o.name not in whole),
-        tasks=done, categories={g: whole_mean(o, full) for g,o in groups(whole).items()}, overall=whole_mean(tuple(whole), full))
 
-def _task_scores(predictions, labels, task, langs, seqeval, errors):
-    "Language -> scores; problems are added to `errors`"
-    per,file = {},LAYOUTS[task].file
-    for o in (predictions,labels): errors += _missing(o, task, langs)
-    for l in langs:
-        a,b = predictions/task/file(l),labels/task/file(l)
-        if not (a.is_file() and b.is_file()): continue
-        try: per[l] = score_file(task, l, a, b, seqeval)
-        except ValueError as e: errors.append(str(e))
-    return per
+    return dict(suite=suite, languages=langs, seqeval=seqeval, n_tasks=len(done), of_tasks=len(complete),
+        missing=[t for t in complete if t not in done], ignored=_ignored(folders[0], complete), tasks=done,
+        categories={g: whole_mean(o, full) for g,o in groups(complete).items()},
+        overall=whole_mean(tuple(complete), full))
 
 # %% ../../nbs/evaluate/30_submission.ipynb #6c4312a8
+def _point(x, width): return ('-' if x is None else f'{x:.2f}').rjust(width)
+def _points(o): return _point(o['score'], 10)+_point(o['score_without_english'], 12)
+
+def _task_line(task, o):
+    what = 'mean of EM and F1' if o['category']=='qa' else metrics[o['metric']].main
+    return f"{task:<12}{what:<22}{len(o['languages']):>10}{_points(o)}"
+
+def _why_no_overall(res):
+    line = f"{res['n_tasks']} of the {res['of_tasks']} tasks of {res['suite']}"
+    if res['languages']: line += ', in a part of the languages'
+    line += ': no overall score'
+    if res['missing']: line += f"; missing: {' '.join(res['missing'])}"
+    return line
+
 def summary(
     res:dict,  # of `score_folder`
-)->str:
+)->str:        # one line per task and category
     "The scores of a folder as lines of text"
-    points = lambda o: ''.join(f"{'-' if o[k] is None else format(o[k], '.2f'):>{w}}" for k,w in (('score',10),('score_without_english',12)))
-    rows = [f"{'task':<12}{'score is':<22}{'languages':>10}{'points':>10}{'no English':>12}"]
-    rows += [f"{t:<12}{'mean of EM and F1' if o['category']=='qa' else metrics[o['metric']].main:<22}{len(o['languages']):>10}{points(o)}" for t,o in res['tasks'].items()]
-    rows += [f"{g:<44}{points(o)}" for g,o in (res['categories']|dict(overall=res['overall'])).items() if o]
-    if not res['overall']: rows.append(f"{res['n_tasks']} of the {res['of_tasks']} tasks of {res['suite']}{', in a part of the languages' if res['languages'] else ''}: no overall score"+(f"; missing: {' '.join(res['missing'])}" if res['missing'] else ''))
-    if any(LAYOUTS[t].form=='tags' for t in res['tasks']): rows.append(f"tags grouped as seqeval {res['seqeval']} does")
-    if res['ignored']: rows.append(f"not a part of {res['suite']}, left alone: {' '.join(res['ignored'])}")
-    return '\n'.join(rows)
+    lines = [f"{'task':<12}{'score is':<22}{'languages':>10}{'points':>10}{'no English':>12}"]
+    lines += [_task_line(t, o) for t,o in res['tasks'].items()]
+    means = res['categories']|dict(overall=res['overall'])
+    lines += [f"{g:<44}{_points(o)}" for g,o in means.items() if o]
+    if not res['overall']: lines.append(_why_no_overall(res))
+    forms = [LAYOUTS[t].form for t in res['tasks']]
+    if 'tags' in forms: lines.append(f"tags grouped as seqeval {res['seqeval']} does")
+    if res['ignored']: lines.append(f"not a part of {res['suite']}, left alone: {' '.join(res['ignored'])}")
+    return '\n'.join(lines)
 
-# %% ../../nbs/evaluate/30_submission.ipynb #d0e20125
-def _gold(task, rows, lang):
-    "What a file of labels holds, from the rows of all languages"
-    form,mine = LAYOUTS[task].form,rows[lang]
-    if form=='label': return [_named(task, o['label']) for o in mine]
-    if form=='choice': return [o['label'] for o in mine]
-    if form=='tags': return [o['tags'] for o in mine]
-    if form=='answer': return {o['id']: o for o in mine}
-    if form=='pair': return [(o['id'],g) for o in mine if o['side']=='foreign' for g in gold_ids(o)]
-    if form=='number': return _numbers_of([o['gold_id'] for o in _sorted(mine)], mine)
-    if task=='mewslix': return {o['id']: [o['gold_id']] for o in mine if o['side']=='query'}  # an entity is the same in all languages
-    right = {}
-    for o in (o for v in rows.values() for o in v if o['side']=='candidate'): right.setdefault(o['id'], []).append(f"{o['lang']} {o['id']}")
-    return {o['id']: right[o['gold_id']] for o in mine if o['side']=='query'}
-
-def _named(task, label): return dict(zip(tasks[task].labels, LAYOUTS[task].allowed))[label]
-def _numbers_of(ids, rows):
-    at = {o['id']: i for i,o in enumerate(o for o in rows if o['side']=='foreign')}
-    return [at[o] for o in ids]
-def _sorted(rows): return sorted((o for o in rows if o['side']=='english'), key=lambda o: o['text'])
-
-def _pred(task, rows, predictions):
-    "What a file of predictions holds"
-    form = LAYOUTS[task].form
-    if form=='pair': return [tuple(o['id'].split()) for o in predictions if o['pred']]
-    items = [o for o in rows if o.get('side') not in ('foreign','candidate')]
-    by = {o['id']: o['pred'] for o in predictions}
-    if by.keys()!={o['id'] for o in items}: raise ValueError(f"{task}: {len(by)} predictions, but {len(items)} test items, or other ids: the rows have changed since, predict again")
-    if form=='number': return _numbers_of([by[o['id']] for o in _sorted(rows)], rows)
-    if form in ('answer','ranking'): return {o['id']: by[o['id']] for o in items}
-    return [_named(task, by[o['id']]) if form=='label' else by[o['id']] for o in items]
-
-# %% ../../nbs/evaluate/30_submission.ipynb #d15bbf28
-def _dump(form, items):
-    if form=='tags': return '\n'.join('\n'.join(o)+'\n' for o in items)
-    if form in ('answer','ranking'): return json.dumps(items, ensure_ascii=False, indent=1)+'\n'
-    line = dict(pair='\t'.join, choice=lambda o: json.dumps(dict(label=o))).get(form, str)
-    return ''.join(line(o)+'\n' for o in items)
-
-def _as_squad(rows):
-    one = lambda o: dict(question=o['question'], id=o['id'], answers=[dict(text=t, answer_start=s) for t,s in zip(o['answers']['text'], o['answers']['start'])])
-    return dict(data=[dict(paragraphs=[dict(context=o['context'], qas=[one(o)])]) for o in rows.values()])
-
+# %% ../../nbs/evaluate/30_submission.ipynb #6c884f03
 def _write(folder, task, texts):
+    "Write the file of each language into the folder of a task, which must be new or empty"
     to = Path(folder)/task
-    if to.exists() and any(to.iterdir()): raise ValueError(f"{to} is there already and not empty; files of two exports do not belong together, choose another folder")
+    if to.exists() and any(to.iterdir()):
+        raise ValueError(f"{to} exists already and is not empty; "
+            "files of two exports do not belong together, choose another folder")
     to.mkdir(parents=True, exist_ok=True)
     for l,t in texts.items(): (to/LAYOUTS[task].file(l)).write_bytes(t.encode())
     return to
 
-# %% ../../nbs/evaluate/30_submission.ipynb #6c884f03
 def write_labels(
     folder:Path|str,        # becomes <folder>/<task>/test-<language>.<extension>
     task:str,               # a row of `LAYOUTS`
     rows:dict[str,tuple],   # language -> test rows
 )->Path:                    # the folder of the task
     "Labels of test rows in the official layout"
-    form = choose('task with an official layout', task, LAYOUTS).form
-    made = {l: _gold(task, rows, l) for l in rows}
-    return _write(folder, task, {l: _dump(form, _as_squad(o) if form=='answer' else o) for l,o in made.items()})
+    form = FORMS[choose('task with an official layout', task, LAYOUTS).form]
+    return _write(folder, task, {l: form.dump(form.gold(task, rows, l)) for l in rows})
 
 def write_predictions(
-    folder:Path|str, task:str,
+    folder:Path|str,             # as for `write_labels`
+    task:str,                    # a row of `LAYOUTS`
     rows:dict[str,tuple],        # language -> test rows
-    predictions:dict[str,list],  # language -> what `predict.predict` or `retrieval` made of them
-)->Path:
+    predictions:dict[str,list],  # language -> results of `predict.predict` or `retrieval`
+)->Path:                         # the folder of the task
     "Predictions of test rows in the official layout"
-    form = choose('task with an official layout', task, LAYOUTS).form
-    if {*rows}-{*predictions}: raise ValueError(f"{task}: no predictions in {' '.join(l for l in rows if l not in predictions)}")
-    return _write(folder, task, {l: _dump(form, _pred(task, rows[l], predictions[l])) for l in rows})
+    form = FORMS[choose('task with an official layout', task, LAYOUTS).form]
+    missing = [l for l in rows if l not in predictions]
+    if missing: raise ValueError(f"{task}: no predictions in {' '.join(missing)}")
+    return _write(folder, task, {l: form.dump(form.pred(task, rows[l], predictions[l])) for l in rows})

@@ -25,96 +25,138 @@ from ..evaluate.submission import LAYOUTS,suite_of,write_labels,write_prediction
 from ..catalog.tasks import tasks
 
 # %% ../../nbs/share/00_export.ipynb #49168123
-def incomplete_reason(experiment:Experiment)->list[str]:
-    "Why the predictions of an experiment are not those of a whole test set; empty if they are"
-    lacking = [o for o in langs(experiment.data, experiment.target) if o not in experiment.langs]
-    n,other = experiment.settings.get('eval_limit', 0),split_note(experiment.data, experiment.target)
-    return [f"{experiment.target}: only the first {n} test items of each language (eval_limit)"]*bool(n)+\
-        [f"{experiment.target}: not the test set but {experiment.split} (eval_split)"]*(experiment.split!='test')+\
-        [f"{experiment.target}: without {' '.join(lacking)} (languages)"]*bool(lacking)+[other]*bool(other)
+def incomplete_reason(
+    experiment:Experiment,  # an experiment, run or not
+)->list[str]:               # one sentence per reason
+    "Why the predictions of an experiment are not those of a complete test set; empty if they are"
+    o = experiment
+    res = []
+    n = o.settings.get('eval_limit', 0)
+    if n: res.append(f"{o.target}: only the first {n} test items of each language (eval_limit)")
+    if o.split!='test': res.append(f"{o.target}: not the test set but {o.split} (eval_split)")
+    missing = [l for l in langs(o.data, o.target) if l not in o.langs]
+    if missing: res.append(f"{o.target}: without {' '.join(missing)} (languages)")
+    other = split_note(o.data, o.target)
+    if other: res.append(other)
+    return res
 
+# %% ../../nbs/share/00_export.ipynb #e210efa7
 def _predictions(experiment): return artifact_path('predictions', prediction_key(experiment))
 
-def _taken(folder):
-    "Why an export cannot go into a folder; '' if it can"
+def _folder_error(folder):
+    "Why an export cannot be written into a folder; '' if it can"
     empty = folder.is_dir() and not any(folder.iterdir())
     if empty or not os.path.lexists(folder): return ''
-    return f"{folder} is there already and not empty: choose another folder, nothing is overwritten"
+    return f"{folder} exists already and is not empty: choose another folder, nothing is overwritten"
 
-def _ready(many, part, folders):
+def _export_errors(many, part, folders):
+    errors = []
+    if not part:
+        reasons = sorted({o for c in many for o in incomplete_reason(c)})
+        errors += [f"{o}; no file for a benchmark comes of that: "
+            "run the study on all of it, or say that a part is enough (--part)" for o in reasons]
+    missing = [c.name for c in many if not has_predictions(c)]
+    if missing:
+        names = ', '.join(missing[:5])+(' ...' if missing[5:] else '')
+        errors.append(f"{len(missing)} of {len(many)} experiments have no predictions in the store, "
+            f"run the study first (xstilts run): {names}")
+    return errors+[o for o in map(_folder_error, folders) if o]
+
+def _check(many, part, folders):
     "Everything that keeps experiments from being exported, in one error"
     for c in many: choose('task with an official layout', c.target, LAYOUTS)
-    taken = [o for o in map(_taken, folders) if o]
-    errors = [] if part else sorted({f"{o}; no file for a benchmark comes of that: run the study on all of it, or say that a part is enough (--part)" for c in many for o in incomplete_reason(c)})
-    lacking = [c.name for c in many if not has_predictions(c)]
-    if lacking: errors.append(f"{len(lacking)} of {len(many)} experiments have no predictions in the store, run the study first (xstilts run): {', '.join(lacking[:5])}{' ...' if lacking[5:] else ''}")
-    errors += taken
-    if errors: raise ValueError(f"{len(errors)} {'problem' if len(errors)==1 else 'problems'}, nothing is exported:\n  "+'\n  '.join(errors))
+    errors = _export_errors(many, part, folders)
+    if not errors: return
+    count = '1 problem' if len(errors)==1 else f'{len(errors)} problems'
+    raise ValueError('\n  '.join([f"{count}, nothing is exported:", *errors]))
 
 # %% ../../nbs/share/00_export.ipynb #8050877b
-def _about(many):
+_MINIATURE = ("MINIATURE: tasks and texts are those of a small made-up world. "
+    "They share names with the benchmark's and nothing else. "
+    "Do not submit these files; they say nothing about real languages.")
+
+def _task_line(experiment):
+    o = experiment
+    line = f"  {o.target:<10}{score_key(o)}  {' '.join(o.langs)}"
+    if tasks[o.target].trained and not o.trained: line += '  (the encoder as it is, dual: false)'
+    return line
+
+def _scoring_command(many):
+    "The command that gives the scores of the report"
+    which = suite_of(many[0].data, [o.target for o in many])
+    command = f"xstilts score --predictions predictions --labels labels --suite {which}"
+    some_lack = any(len(o.langs)<len(langs(o.data, o.target)) for o in many)
+    used = dict.fromkeys(l for o in many for l in o.langs)
+    return f'{command} --languages "{" ".join(used)}"' if some_lack else command
+
+def _readme(many):
     "README.txt: whose predictions these are, what they are not, how they are scored"
     c = many[0]
-    mini = c.data=='mini'
-    which = suite_of(c.data, [o.target for o in many])
+    lines = [
+        f"Predictions of {c.model}, intermediate: {c.intermediate}, seed {c.seed}, "
+            f"written by xstilts {__version__} in the layout of XTREME (arXiv 2003.11080).",
+        f"Data: {c.data}."]
+    if c.data=='mini': lines.append(_MINIATURE)
     missing = [x for o in many for x in incomplete_reason(o)]
-    whose = [f"Predictions of {c.model}, intermediate: {c.intermediate}, seed {c.seed}, written by xstilts {__version__} in the layout of XTREME (arXiv 2003.11080).", f"Data: {c.data}."]
-    made_up = ["MINIATURE: tasks and texts are those of a small made-up world. They share names with the benchmark's and nothing else. Do not submit these files; they say nothing about real languages."] if mini else []
-    partly = ["A PART of the test sets, not for submission:", *(f"  {o}" for o in missing)] if missing else []
-    rows = [f"  {o.target:<10}{score_key(o)}  {' '.join(o.langs)}"+'  (the encoder as it is, dual: false)'*(tasks[o.target].trained and not o.trained) for o in many]
-    asked = ' '.join(dict.fromkeys(l for o in many for l in o.langs)) if any(len(o.langs)<len(langs(o.data, o.target)) for o in many) else ''
-    how = f"xstilts score --predictions predictions --labels labels --suite {which}"+(f' --languages "{asked}"' if asked else '')
-    return '\n'.join([*whose, *made_up, *partly, "Task, name of its scores in the store, languages:", *rows, f"Scored by: {how}"])+'\n'
+    if missing: lines += ["A PART of the test sets, not for submission:", *(f"  {o}" for o in missing)]
+    lines += ["Task, name of its scores in the store, languages:", *map(_task_line, many)]
+    lines.append(f"Scored by: {_scoring_command(many)}")
+    return '\n'.join(lines)+'\n'
 
-def _system(many, to, labels):
+# %% ../../nbs/share/00_export.ipynb #822cbb6f
+def _write_system(many, to, labels):
     "Write the folder of experiments that differ in their targets only"
     for c in many:
         rows = {l: c.rows(l) for l in c.langs}
         write_predictions(to/'predictions', c.target, rows, read_predictions(_predictions(c), c.target))
         if labels: write_labels(to/'labels', c.target, rows)
-    (to/'README.txt').write_text(_about(many), encoding='utf-8')
+    (to/'README.txt').write_text(_readme(many), encoding='utf-8')
 
-def _whole(
+def _write_complete(
     to:Path,               # becomes a folder, or an empty one is filled
     write,                 # called with the folder to write into
 ):
-    "An export that appears when it is whole"
+    "An export that appears only when it is complete"
     to = to.absolute()
     to.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=to.parent, prefix=f'.{to.name}-') as tmp:
-        made = Path(tmp)/'whole'
+        made = Path(tmp)/'complete'
         write(made)
         if not to.exists(): os.replace(made, to)
         else:
             for o in sorted(made.iterdir()): os.replace(o, to/o.name)
 
-# %% ../../nbs/share/00_export.ipynb #90700c91
 def export_experiment(
-    experiment:Experiment,
+    experiment:Experiment,  # its predictions are in the store
     to:Path|str,        # a new or empty folder; becomes <to>/predictions, <to>/labels, <to>/README.txt
     labels:bool=True,   # write the labels of our rows beside them?
     part:bool=False,    # even if these are not all test rows?
 )->Path:                # `to`
     "Stored predictions of an experiment in the official layout"
     to = Path(to)
-    _ready([experiment], part, [to])
-    _whole(to, partial(_system, [experiment], labels=labels))
+    _check([experiment], part, [to])
+    _write_complete(to, partial(_write_system, [experiment], labels=labels))
     return to
 
-# %% ../../nbs/share/00_export.ipynb #00996eca
-LONGEST = 120  # characters of a folder's name, before the digits that tell it from others
+# %% ../../nbs/share/00_export.ipynb #2952a35d
+LONGEST = 120  # characters of a folder's name, before the digits that distinguish it
 
 def folder_names(
     names:list[str],    # all different
 )->dict[str,str]:       # name -> a name that every file system takes
-    "Names for folders; where two would become the same, also on disks that ignore case, digits tell them apart"
+    "Unique names for folders, also on disks that ignore case"
     slugs = {o: re.sub('[^A-Za-z0-9_.+=]+', '-', o).strip('-.')[:LONGEST] for o in names}
-    often = Counter(o.lower() for o in slugs.values())
-    digits = {o: hashlib.blake2b(o.encode(), digest_size=4).hexdigest() for o in names}
-    return {o: f'{v}-{digits[o]}' if often[v.lower()]>1 or len(v)==LONGEST else v for o,v in slugs.items()}
+    counts = Counter(o.lower() for o in slugs.values())
+    def unique(name, slug):
+        if counts[slug.lower()]==1 and len(slug)<LONGEST: return slug
+        return f'{slug}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}'
+    return {k: unique(k, v) for k,v in slugs.items()}
 
-def systems(study:Study)->dict[str,list[Experiment]]:
-    "The experiments of a study by what they share besides their target: name of the system -> cells"
+# %% ../../nbs/share/00_export.ipynb #00996eca
+def systems(
+    study:Study,                 # any study
+)->dict[str,list[Experiment]]:   # name of the system -> its experiments, one per target
+    "The experiments of a study, grouped by what they share besides their target"
     other = [k for k in study.axes if k not in AXES]
     res = {}
     for c in experiments(study):
@@ -124,18 +166,18 @@ def systems(study:Study)->dict[str,list[Experiment]]:
     return {names[k]: v for k,v in res.items()}
 
 def export_study(
-    study:Study,
+    study:Study,        # its predictions are in the store
     to:Path|str,        # becomes <to>/<system>/predictions and so on
-    labels:bool=True,
+    labels:bool=True,   # write the labels of our rows beside them?
     part:bool=False,    # even if these are not all test rows?
 )->list[Path]:          # the folder of each system
-    "Stored predictions of a study, one folder per system; all of them or, with everything that is missing in one error, none"
+    "Stored predictions of a study, one folder per system; all of them, or none and one error with all reasons"
     to = Path(to)
     if to.exists() and not to.is_dir(): raise ValueError(f'{to} is not a folder: choose another')
     found = systems(study)
     folders = [to/k for k in found]
-    _ready([c for v in found.values() for c in v], part, folders)
+    _check([c for v in found.values() for c in v], part, folders)
     def write(made):
-        for k,v in found.items(): _system(v, made/k, labels)
-    _whole(to, write)
+        for k,v in found.items(): _write_system(v, made/k, labels)
+    _write_complete(to, write)
     return folders
