@@ -14,7 +14,7 @@ from xstilts.learn.heads import Net, backbone, new_encoder
 from xstilts.evaluate.metrics import score
 from xstilts.evaluate.predict import read_predictions
 from xstilts.evaluate.retrieval import embed_dual, rank_answers, searchable
-from xstilts.data.sources import usable
+from xstilts.data.checks import usable
 from xstilts.run.stages import Experiment, _stage_key, data_fingerprint, load_encoder, predict_experiment, prediction_key, run_experiment, run_stage, score_key, stages, data_warnings
 from xstilts.core.store import artifact_path, read_json
 from xstilts.evaluate.submission import score_folder

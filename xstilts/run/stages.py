@@ -29,7 +29,7 @@ from ..catalog.languages import languages
 from ..evaluate.metrics import metrics,score
 from ..catalog.encoders import folder_of,known_as,model
 from ..learn.recipe import SMALL,count_gpus,fast_bfloat16,may_have_gpu,check_possible,training_precision,contrast_size
-from ..data.sources import covered,has_folder,split_note
+from ..data.origins import covered,has_folder,split_note
 from ..core.store import RECORD,VERSIONS,check_sealed,is_stored,key,lock,artifact_path,read_json,write_json
 from ..catalog.tasks import NINE,SUITES,dev_task,same_data,tasks,train_task,training
 from ..catalog.trainings import RECIPE_KEYS,SHAPE_KEYS,Recipe,Shape
