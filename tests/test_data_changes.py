@@ -55,7 +55,8 @@ def test_a_changed_file_behind_a_link_is_noticed(mirror, tmp_path):
     (tmp_path/'deep').mkdir()
     (folder/'deep').symlink_to(tmp_path/'deep')
     (tmp_path/'deep'/'more.txt').write_text('one')
-    before, then = source_fingerprint('mirror', 'xquad'), (tmp_path/'deep'/'more.txt').stat()
+    before = source_fingerprint('mirror', 'xquad')
+    then = (tmp_path/'deep'/'more.txt').stat()
     (tmp_path/'deep'/'more.txt').write_text('two')
     os.utime(tmp_path/'deep'/'more.txt', ns=(then.st_atime_ns, then.st_mtime_ns))
     assert source_fingerprint('mirror', 'xquad')!=before

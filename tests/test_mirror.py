@@ -57,7 +57,8 @@ def store(tmp_path_factory):
 def test_rows(task):
     "The columns of the task's kind, labels of the table, answers at their offsets, no id twice."
     split, lang = SOME[task]
-    kind, labels = tasks[task].kind, {*tasks[task].labels}
+    kind = tasks[task].kind
+    labels = {*tasks[task].labels}
     rows = load('mirror', task, split, lang)
     assert set(rows[0])=={'id', 'lang', 'cluster', 'split'}|COLUMNS[kind]
     assert {(o['lang'], o['split']) for o in rows}=={(lang, split)}

@@ -28,13 +28,16 @@ SOUND = dict(
         label=3),
     siqa=dict(context='Anna fell.', question='How?', answerA='well', answerB='hurt', answerC='rich', label='2'),
     tatoeba=dict(source_sentence='Hallo.', target_sentence='Hello.'))
-NLI, TAGS = ClassLabel(names=['entailment', 'neutral', 'contradiction']), List(ClassLabel(names=['NOUN', 'VERB']))
+NLI = ClassLabel(names=['entailment', 'neutral', 'contradiction'])
+TAGS = List(ClassLabel(names=['NOUN', 'VERB']))
 TYPES = dict(  # of tasks whose classes are numbers with names
     mnli=Features(premise=Value('string'), hypothesis=Value('string'), label=NLI, idx=Value('int64')),
     udpos=Features(tokens=List(Value('string')), pos_tags=TAGS))
 ENGLISH = ('mnli', 'stsb', 'copa', 'csqa', 'hellaswag', 'cosmosqa', 'siqa')
 WHERE = dict.fromkeys(ENGLISH, ('dev', 'en'))|dict(tydiqa=('test', 'en'))
-NULL, NAN, DAY = None, math.nan, datetime.date(2020, 1, 1)
+NULL = None
+NAN = math.nan
+DAY = datetime.date(2020, 1, 1)
 
 
 def answers(text, start): return dict(text=text, answer_start=start)

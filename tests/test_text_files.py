@@ -108,7 +108,9 @@ def test_odd_lines(line, message, folders):
     assert 'train-v1.json, line 2: ' in str(e.value) and message in str(e.value), str(e.value)
 
 
-XQUAD_R, ENTITIES, MENTIONS = 'xquad-r/de.json', 'candidate_set_entities.jsonl', 'wikinews_mentions-dev.jsonl'
+XQUAD_R = 'xquad-r/de.json'
+ENTITIES = 'candidate_set_entities.jsonl'
+MENTIONS = 'wikinews_mentions-dev.jsonl'
 
 
 @pytest.mark.parametrize('task, split, file, text', [
