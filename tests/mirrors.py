@@ -11,9 +11,12 @@ SUFFIX = dict(csv='.csv', json='.jsonl', parquet='.parquet')
 
 def write(path, rows, form, features=None):
     "A data file of some rows; `form` is a key of `SUFFIX`, `features` those of `datasets` for Parquet"
-    if form=='parquet': return pq.write_table(pa.Table.from_pylist(rows, schema=features and features.arrow_schema), path)
-    if form=='json': return path.write_text(''.join(json.dumps(o)+'\n' for o in rows), encoding='utf-8')
-    path.write_text('\n'.join([','.join(rows[0]), *(','.join(map(str, o.values())) for o in rows)])+'\n', encoding='utf-8')
+    if form=='parquet':
+        table = pa.Table.from_pylist(rows, schema=features and features.arrow_schema)
+        return pq.write_table(table, path)
+    lines = [json.dumps(o) for o in rows]
+    if form=='csv': lines = [','.join(rows[0]), *(','.join(map(str, o.values())) for o in rows)]
+    path.write_text(''.join(f'{o}\n' for o in lines), encoding='utf-8')
 
 
 def repository(

@@ -48,23 +48,28 @@ def test_a_second_mirror_with_the_same_readme_gives_its_own_rows(mirror, tmp_pat
 
 
 def test_a_changed_file_behind_a_link_is_noticed(mirror, tmp_path):
-    "Of the same size and with the same times: only the content tells."
+    "The file keeps its size and its times, only its content differs."
     folder = mirror/'google'/'xtreme'
     folder.rename(tmp_path/'elsewhere')
     folder.symlink_to(tmp_path/'elsewhere')
     (tmp_path/'deep').mkdir()
     (folder/'deep').symlink_to(tmp_path/'deep')
     (tmp_path/'deep'/'more.txt').write_text('one')
-    before, then = source_fingerprint('mirror', 'xquad'), (tmp_path/'deep'/'more.txt').stat()
+    before = source_fingerprint('mirror', 'xquad')
+    then = (tmp_path/'deep'/'more.txt').stat()
     (tmp_path/'deep'/'more.txt').write_text('two')
     os.utime(tmp_path/'deep'/'more.txt', ns=(then.st_atime_ns, then.st_mtime_ns))
     assert source_fingerprint('mirror', 'xquad')!=before
 
 
-def pretraining_key(langs='sw'): return stage_key.__wrapped__(Stage(kind='pretrain', model='mini', data='mirror', recipe=Recipe(), shape=Shape(origin='mirror', langs=langs)))
+def pretraining_key(langs='sw'):
+    shape = Shape(origin='mirror', langs=langs)
+    return stage_key.__wrapped__(Stage(kind='pretrain', model='mini', data='mirror', recipe=Recipe(), shape=shape))
 
 
-def prints(): return source_fingerprint('mirror', 'xquad'), source_fingerprint('mirror', 'bucc2018'), text_fingerprint('mirror', ['sw']), pretraining_key()
+def fingerprints():
+    rows = [source_fingerprint('mirror', o) for o in ('xquad', 'bucc2018')]
+    return *rows, text_fingerprint('mirror', ['sw']), pretraining_key()
 
 
 def touched(folder):
@@ -72,7 +77,7 @@ def touched(folder):
 
 
 @pytest.fixture
-def whole(mirror, tmp_path, monkeypatch):
+def complete(mirror, tmp_path, monkeypatch):
     "A mirror with text, and a folder with pools of BUCC"
     (mirror/'text').mkdir()
     (mirror/'text'/'sw.parquet').write_bytes(b'Habari.')
@@ -83,9 +88,9 @@ def whole(mirror, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('how', ['touched', 'copied', 'moved', 'linked'])
-def test_where_and_when_data_lie_does_not_count(how, whole, tmp_path, monkeypatch):
+def test_where_and_when_data_lie_does_not_count(how, complete, tmp_path, monkeypatch):
     "Fingerprints and the key of a pretraining are of content."
-    before = prints()
+    before = fingerprints()
     for name, variable in (('mirror', 'XSTILTS_MIRROR'), ('folders', 'XSTILTS_FOLDERS')):
         old, new = tmp_path/name, tmp_path/'other'/name
         new.parent.mkdir(exist_ok=True)
@@ -94,24 +99,24 @@ def test_where_and_when_data_lie_does_not_count(how, whole, tmp_path, monkeypatc
         if how=='linked': new.symlink_to(old)
         if how=='touched': touched(old)
         else: monkeypatch.setenv(variable, str(new))
-    assert prints()==before
+    assert fingerprints()==before
 
 
 @pytest.mark.parametrize('file, differs', [
     ('mirror/google/xtreme/XQuAD.de-validation.parquet', (True, False, False, False)),
     ('mirror/text/sw.parquet', (False, False, True, True)),
     ('folders/bucc2018/de-en.dev.gold', (False, True, False, False))])
-def test_a_changed_byte_counts(file, differs, whole, tmp_path):
-    before = prints()
+def test_a_changed_byte_counts(file, differs, complete, tmp_path):
+    before = fingerprints()
     raw = (tmp_path/file).read_bytes()
     (tmp_path/file).write_bytes(raw[:-1]+bytes([raw[-1]^1]))
-    assert tuple(a!=b for a, b in zip(before, prints()))==differs
+    assert tuple(a!=b for a, b in zip(before, fingerprints()))==differs
 
 
-def test_text_of_another_language_does_not_count(whole):
-    "A mirror may grow; what a pretraining does not read is not in its key."
+def test_text_of_another_language_does_not_count(complete):
+    "A mirror may grow; the key of a pretraining depends only on the texts it reads."
     before = pretraining_key()
-    (whole/'text'/'de.parquet').write_bytes(b'Hallo.')
+    (complete/'text'/'de.parquet').write_bytes(b'Hallo.')
     assert pretraining_key()==before!=pretraining_key('sw de')
 
 
@@ -127,11 +132,12 @@ def test_classes_come_from_the_files_that_are_there(tmp_path, monkeypatch):
 
 
 def test_damaged_files_are_named(mirror):
-    "Never the rows of before, and never another error than one sentence."
+    "A damaged file gives neither the earlier rows nor a traceback of a library."
     assert asked()==['Where?']
     file = mirror/'google/xtreme/XQuAD.de-validation.parquet'
     file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(ValueError, match='mirror: xquad in de: google/xtreme, XQuAD.de, validation cannot be read: '): asked()
+    damaged = 'mirror: xquad in de: google/xtreme, XQuAD.de, validation cannot be read: '
+    with pytest.raises(ValueError, match=damaged): asked()
     file.unlink()
     with pytest.raises(ValueError, match='mirror: xquad in de has no test split'): asked()
     readme = Path(mirror/'google/xtreme/README.md')

@@ -14,7 +14,7 @@ from xstilts.learn.heads import Net, backbone, new_encoder
 from xstilts.evaluate.metrics import score
 from xstilts.evaluate.predict import read_predictions
 from xstilts.evaluate.retrieval import embed_dual, rank_answers, searchable
-from xstilts.data.sources import usable
+from xstilts.data.checks import usable
 from xstilts.run.identity import data_fingerprint
 from xstilts.run.experiment import Experiment
 from xstilts.run.stages import stage_key, stages_of

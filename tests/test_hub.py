@@ -2,7 +2,7 @@
 import datasets
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
-from xstilts.data import load as data, sources
+from xstilts.data import load as data, repositories
 
 MNLI = ClassLabel(names=['entailment', 'neutral', 'contradiction'])
 PAIRS = Features(premise=Value('string'), hypothesis=Value('string'), label=MNLI)
@@ -23,10 +23,10 @@ def hub(monkeypatch):
         raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{repo}' doesn't exist on the Hub or cannot be accessed.")
     monkeypatch.setattr(datasets, 'load_dataset', load_dataset)
     monkeypatch.setattr('xstilts.core.hub.reachable', lambda: True)
-    sources._whole.cache_clear()
+    repositories._split_rows.cache_clear()
     data.load.cache_clear()
     yield
-    sources._whole.cache_clear()
+    repositories._split_rows.cache_clear()
     data.load.cache_clear()
 
 

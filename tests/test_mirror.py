@@ -1,4 +1,4 @@
-"""Real data: what the mirror holds comes out in the contract's columns. Needs a mirror (`XSTILTS_MIRROR`, `settings.ini`); skipped where there is none."""
+"""Real data: every row of the mirror comes out in our columns. Skipped without a mirror (`XSTILTS_MIRROR`)."""
 import os
 import re
 from dataclasses import replace
@@ -8,14 +8,17 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from xstilts.core.config import settings
+from xstilts.data.folders import split_names
 from xstilts.data.load import fingerprint, left_out_note, load, overlap, rows_fingerprint, test_rows as rows_of_test
-from xstilts.data.sources import MIRROR_TEST, SOURCES, _part, _their_split, plain_text, split_names
+from xstilts.data.origins import plain_text, source_rows
+from xstilts.data.sources import MIRROR_SOURCES, SOURCES
 from xstilts.catalog.tasks import COLUMNS as TASK_COLUMNS, tasks
 
-pytestmark = pytest.mark.skipif(not settings().mirror.is_dir(), reason='no mirror of real data here: set XSTILTS_MIRROR')
+pytestmark = pytest.mark.skipif(not settings().mirror.is_dir(), reason='no mirror here: set XSTILTS_MIRROR')
 COLUMNS = {k: {*v.split()} for k, v in TASK_COLUMNS.items()}
-SOME = dict(xnli=('test', 'sw'), udpos=('test', 'ja'), panx=('test', 'te'), xquad=('test', 'ru'), tydiqa=('test', 'fi'), tatoeba=('test', 'ko'), squad_v1=('train', 'en'))
-MIRRORED = [o for o in SOURCES if (settings().mirror/SOURCES[o][-1].repo).is_dir()]
+SOME = dict(xnli=('test', 'sw'), udpos=('test', 'ja'), panx=('test', 'te'), xquad=('test', 'ru'),
+    tydiqa=('test', 'fi'), tatoeba=('test', 'ko'), squad_v1=('train', 'en'))
+MIRRORED = [o for o in SOURCES if (settings().mirror/MIRROR_SOURCES[o][-1].repo).is_dir()]
 
 
 @cache
@@ -28,9 +31,9 @@ def files_of(repo, named):
     return {o['split']: repo/o['path'] for o in found['data_files']}
 
 
-def there(source, task, split, lang):
-    "Rows that the mirror's Parquet files say they have of a split, None where a file of it is not there; a mirror may grow."
-    theirs = _their_split('mirror', task, source, split)
+def rows_in_files(source, split, lang):
+    "The number of rows in the mirror's Parquet files of a split; None where a file is missing, as a mirror may grow."
+    theirs = source.splits.get(split)
     if not theirs: return 0
     files = files_of(settings().mirror/source.repo, source.config(lang))
     if not {*theirs.split('+')}<={*files}: return None
@@ -38,8 +41,8 @@ def there(source, task, split, lang):
 
 
 def expected(task, split, lang):
-    "Rows of all sources of a task; None where one is not there, 0 where the task has no such split."
-    found = [there(o, task, split, lang) for o in SOURCES[task]]
+    "Rows of all sources of a task; None where one is missing, 0 where the task has no such split."
+    found = [rows_in_files(o, split, lang) for o in MIRROR_SOURCES[task]]
     return None if None in found else sum(found)
 
 
@@ -52,34 +55,44 @@ def store(tmp_path_factory):
 
 @pytest.mark.parametrize('task', SOME)
 def test_rows(task):
-    "The columns of the task's kind, labels of the table, answers where they are said to be, no id twice."
+    "The columns of the task's kind, labels of the table, answers at their offsets, no id twice."
     split, lang = SOME[task]
+    kind = tasks[task].kind
+    labels = {*tasks[task].labels}
     rows = load('mirror', task, split, lang)
-    assert set(rows[0])=={'id', 'lang', 'cluster', 'split'}|COLUMNS[tasks[task].kind]
+    assert set(rows[0])=={'id', 'lang', 'cluster', 'split'}|COLUMNS[kind]
     assert {(o['lang'], o['split']) for o in rows}=={(lang, split)}
     assert len({o['id'] for o in rows})==len(rows)
-    if tasks[task].kind=='pair': assert {o['label'] for o in rows}=={*tasks[task].labels}
-    if tasks[task].kind=='tags': assert {t for o in rows for t in o['tags']}<={*tasks[task].labels} and all(len(o['tokens'])==len(o['tags'])>0 for o in rows)
-    if tasks[task].kind=='span': assert all(o['context'][s:s+len(t)]==t for o in rows for t, s in zip(o['answers']['text'], o['answers']['start']))
-    if tasks[task].kind=='retrieval': assert {o['gold_id'] for o in rows}=={o['id'] for o in rows}
+    if kind=='pair': assert {o['label'] for o in rows}==labels
+    if kind=='tags': assert {t for o in rows for t in o['tags']}<=labels
+    if kind=='tags': assert all(len(o['tokens'])==len(o['tags'])>0 for o in rows)
+    if kind=='span': assert all(answers_are_at_their_offsets(o) for o in rows)
+    if kind=='retrieval': assert {o['gold_id'] for o in rows}=={o['id'] for o in rows}
+
+
+def answers_are_at_their_offsets(row):
+    answers = zip(row['answers']['text'], row['answers']['start'])
+    return all(row['context'][s:s+len(t)]==t for t, s in answers)
 
 
 def sets(task):
-    "Every split and language of a task that could be there; panx and mlqa are scored on their development sets"
+    "Every split and language of a task that could be there, without development sets that are scored as test sets."
+    source = MIRROR_SOURCES[task][-1]
     for split in split_names(task):
-        if split=='dev' and task in MIRROR_TEST: continue
-        for lang in tasks[task].langs if split!='train' or task=='masakhaner' else ('en',): yield split, lang
+        if split=='dev' and not source.own_test: continue
+        for lang in source.train_langs if split=='train' else tasks[task].langs: yield split, lang
 
 
 @pytest.mark.parametrize('task', MIRRORED)
 def test_every_set_of_a_task(task):
-    "All languages and splits that are there come out whole: columns, classes, clusters; every row of a file is a row, or what was left out is told."
-    shared = any(o.lang for o in SOURCES[task])
+    "Of all languages and splits, every row of a file is a row of ours, or a note says what was left out."
+    shared = any(o.lang for o in MIRROR_SOURCES[task])
     found = {}
     for split, lang in sets(task):
         n = expected(task, split, lang)
         if n is None:
-            with pytest.raises(ValueError, match=f'mirror: {task} in {lang} has no {split} split'): load('mirror', task, split, lang)
+            with pytest.raises(ValueError, match=f'mirror: {task} in {lang} has no {split} split'):
+                load('mirror', task, split, lang)
             continue
         rows = load('mirror', task, split, lang)
         assert set(rows[0])>={'id', 'lang', 'cluster', 'split'}|COLUMNS[tasks[task].kind]
@@ -96,18 +109,18 @@ def two_sided(task, n): return n//2 if tasks[task].kind=='retrieval' else n
 def test_the_mirror_is_not_empty(): assert len(MIRRORED)>15
 
 
-def test_rows_left_out_are_told():
-    "TyDiQA's training set has answers that are not where they are said to be; who is left out is counted."
+def test_rows_left_out_are_counted():
+    "TyDiQA's training set has answers that do not occur at their offsets."
     rows = load('mirror', 'tydiqa', 'train', 'en')
-    told = re.search(r'(\d+) of ([\d,]+) rows cannot be used', left_out_note('mirror', 'tydiqa'))
-    assert int(told[2].replace(',', ''))-int(told[1])==len(rows)
+    note = re.search(r'(\d+) of ([\d,]+) rows cannot be used', left_out_note('mirror', 'tydiqa'))
+    assert int(note[2].replace(',', ''))-int(note[1])==len(rows)
 
 
 def test_questions_in_other_languages():
     "MLQA's mixed pairs, which XTREME does not score, read the same way."
-    source = replace(SOURCES['mlqa'][0], config=lambda l: 'MLQA.de.en')
-    rows = _part('mirror', 'mlqa', source, 'dev', 'de')
-    assert len(rows)==there(source, 'mlqa', 'dev', 'de')>0 and rows[0]['question'].startswith('What')
+    source = replace(SOURCES['mlqa'][0], configuration='MLQA.de.en')
+    rows = source_rows('mirror', 'mlqa', source, 'dev', 'de')
+    assert len(rows)==rows_in_files(source, 'dev', 'de')>0 and rows[0]['question'].startswith('What')
 
 
 def test_known_overlap_is_caught():
@@ -126,19 +139,21 @@ def test_limited_rows_are_the_first():
 
 @pytest.mark.parametrize('task, split', [('xnli', 'train'), ('xquad', 'train')])
 def test_what_no_mirror_has_is_named(task, split):
-    "No silent part: the task, the split and what there is are in the message."
+    "The message names the task, the split and the splits that there are."
     with pytest.raises(ValueError, match=f'{task} has no {split} split: it has '): load('mirror', task, split)
 
 
 def test_text_of_the_mirror_may_be_published():
-    "Sources without the right to derive are left out."
+    "Sources whose licence allows no derivatives are left out."
     assert len(plain_text("mirror", "sw", 50))==50
 
 
-def test_a_majority_answer_of_what_really_trains():
+def test_the_majority_floor_is_of_the_split_that_trains():
     "Where another split trains, as MNLI's validation set for XNLI here, its most frequent class is the floor."
     from xstilts.run.experiment import Experiment
     from xstilts.report.tables import majority
-    experiment = Experiment(model='random:mini', intermediate='none', target='xnli', seed=0, data='mirror', settings=dict(target_train_from='mnli:validation_matched', eval_limit=300, languages='de sw'))
+    settings = dict(target_train_from='mnli:validation_matched', eval_limit=300, languages='de sw')
+    experiment = Experiment(model='random:mini', intermediate='none', target='xnli', seed=0, data='mirror',
+        settings=settings)
     got = majority(experiment)
     assert got.keys()=={'de', 'sw'} and got['de']==got['sw'] and 25<got['de']<42

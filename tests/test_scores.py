@@ -4,7 +4,7 @@ import warnings
 import pytest
 from xstilts.core.config import settings
 from xstilts.evaluate.metrics import score, squad_v2_em_f1
-from xstilts.data.sources import read
+from xstilts.data.origins import read
 from xstilts.evaluate.submission import score_file
 from xstilts.catalog.tasks import tasks
 

@@ -15,7 +15,7 @@ from ..core.config import choose
 from ..learn.heads import POSITIONED,first_position
 from .metrics import K_MAP,best_threshold
 from .predict import PRECISIONS
-from ..data.sources import gold_ids
+from ..data.columns import gold_ids
 from ..learn.tokenize import encode_plain,in_context,query_answer
 
 # %% ../../nbs/evaluate/20_retrieval.ipynb #98f93269

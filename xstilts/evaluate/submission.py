@@ -17,7 +17,7 @@ from ..core.config import choose,nearest,table,unknown
 from ..data.load import langs
 from .metrics import metrics,score
 from ..mini.rows import MAKERS
-from ..data.sources import gold_ids
+from ..data.columns import gold_ids
 from ..catalog.tasks import CATEGORIES,MNLI,NER,UPOS,suite,tasks
 
 # %% ../../nbs/evaluate/30_submission.ipynb #d04d7b3c

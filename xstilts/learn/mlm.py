@@ -8,7 +8,7 @@ __all__ = ['STOPS', 'Corpus', 'mini_corpus', 'window_rows', 'masked', 'LMFeed', 
 # %% ../../nbs/learn/50_mlm.ipynb #6518d509
 import numpy as np
 from .batches import collate
-from ..data.sources import plain_text
+from ..data.origins import plain_text
 from .tokenize import flat,special_tokens,word_pieces
 from ..catalog.trainings import Shape
 

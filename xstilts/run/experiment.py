@@ -13,7 +13,7 @@ from ..catalog.languages import languages
 from ..catalog.tasks import SUITES,same_data,tasks,train_task,training
 from ..core.config import ORIGINS,choose
 from ..data.load import langs,splits,test_rows,train_from
-from ..data.sources import covered,has_folder
+from ..data.origins import has_folder,origins
 from .fields import FIELDS,PHASES,check_settings,in_miniature,layers_in,need_gpu
 from .identity import data_fingerprint,slug
 from .intermediate import parse_intermediate
@@ -79,9 +79,10 @@ def _without_intermediate(experiment):
 def _scored_languages(experiment):
     "The languages asked for that the task has; all if none are asked for"
     task = experiment.target
-    there = langs(experiment.data, task) if experiment.data!='mirror' else covered(task, experiment.split)
-    if not there: raise ValueError(f"{task}: the mirror has no {experiment.split} rows of it in any language")
-    known = there if experiment.data=='mini' else there+tasks[task].more
+    origin = origins[experiment.data]
+    there = origin.covered(task, experiment.split)
+    if not there: raise ValueError(f"{task}: the {experiment.data} has no {experiment.split} rows of it in any language")
+    known = there+tasks[task].more if origin.real else there
     asked = _asked_languages(experiment)
     res = tuple(o for o in (asked or there) if o in known)
     if res: return res
@@ -117,9 +118,9 @@ def _check(experiment):
 def _check_data(experiment, task):
     "Refuse a task that the origin does not have"
     langs(experiment.data, task)
-    if experiment.data=='mini' or not tasks[task].folder or has_folder(experiment.data, task): return
+    if not origins[experiment.data].real or not tasks[task].folder or has_folder(experiment.data, task): return
     advice = ': all_free leaves ccg out' if experiment.intermediate=='all' else ''
-    raise ValueError(f"{task} is on no hub and its folder is not there (see nbs/data/10_sources.ipynb){advice}")
+    raise ValueError(f"{task} is on no hub and its folder is not there (see nbs/data/12_folders.ipynb){advice}")
 
 def _check_eval_split(experiment):
     "Refuse a split that the task does not have, and the one that chose BUCC's threshold"
@@ -164,7 +165,7 @@ def _check_languages(experiment):
         if recipe.mlm_rate: _check_mlm(experiment, f'{phase}_mlm', recipe)
     if model(experiment.model).pretrain is None: return
     shape,_ = resolve_pretraining(experiment)
-    if shape.origin=='mini': in_miniature('pretrain_langs', shape.langs.split())
+    if not origins[shape.origin].real: in_miniature('pretrain_langs', shape.langs.split())
 
 def _check_mlm(experiment, prefix, recipe):
     "Refuse masked language modelling without languages, and languages that the miniature does not have"
@@ -172,7 +173,7 @@ def _check_mlm(experiment, prefix, recipe):
     if not read:
         raise ValueError(f"{prefix}_rate: which languages {experiment.model} has seen is not known; "
             f"give {prefix}_languages")
-    if experiment.data=='mini': in_miniature(f'{prefix}_languages', read)
+    if not origins[experiment.data].real: in_miniature(f'{prefix}_languages', read)
 
 def _check_layer(experiment):
     "Refuse a hidden state that the encoder does not have, where its number of layers is known"

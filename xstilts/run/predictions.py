@@ -12,6 +12,7 @@ from ..catalog.tasks import tasks
 from ..core.files import folder_damage,is_intact,open_parquets
 from ..core.store import VERSIONS,artifact_path,key
 from ..data.load import task_of
+from ..data.origins import origins
 from .experiment import Experiment,is_mined,layer_of
 from .identity import device_kind,weights_fingerprint
 from .recipes import resolve_recipe
@@ -40,7 +41,7 @@ def _special_facts(experiment, has_stages):
     if experiment.runtime!='torch': res['runtime'] = experiment.runtime
     precision = experiment_precision(experiment)
     if not has_stages and precision!='float32': res['precision'] = precision  # else the key of the last stage has it
-    if is_mined(experiment) and experiment.data!='mini': res['mining'] = 2  # a repeated sentence is one candidate
+    if is_mined(experiment) and origins[experiment.data].real: res['mining'] = 2  # a repeated sentence is one candidate
     return res
 
 def experiment_precision(

@@ -13,7 +13,7 @@ from ..catalog.tasks import tasks,train_task
 from ..core.files import sealed_folder
 from ..core.store import artifact_path,is_stored,key,lock,read_json,write_json
 from ..data.load import left_out_note,overlap,parse_part,train_from
-from ..data.sources import split_note
+from ..data.origins import origins,split_note
 from ..evaluate.metrics import metrics,score
 from .experiment import Experiment,is_mined
 from .launch import environment,run_stage,stage_warnings
@@ -134,7 +134,7 @@ def data_warnings(
     experiment:Experiment,  # one combination of model, tasks and seed
 )->list[str]:  # sentences, each once
     "What real data lack or repeat: missing languages, unusual splits, rows left out, test items among training rows"
-    if experiment.data=='mini': return []
+    if not origins[experiment.data].real: return []
     res = [_missing_languages(experiment), *test_set_warnings(experiment)]
     for stage in stages_of(experiment):
         for part in stage.tasks: res += _part_warnings(experiment, part, stage.recipe)
@@ -151,10 +151,10 @@ def test_set_warnings(
     return [o for o in res if o]
 
 def _missing_languages(experiment):
-    "Languages of the task that a mirror lacks, where the study asks for all"
-    if experiment.data!='mirror' or experiment.settings.get('languages'): return ''
+    "Languages of the task that the origin lacks, where the study asks for all"
+    if not origins[experiment.data].real or experiment.settings.get('languages'): return ''
     gaps = [o for o in tasks[experiment.target].langs if o not in experiment.langs]
-    return f"{experiment.target}: the mirror has no {experiment.split} rows in {' '.join(gaps)}" if gaps else ''
+    return f"{experiment.target}: the {experiment.data} has no {experiment.split} rows in {' '.join(gaps)}" if gaps else ''
 
 def _part_warnings(experiment, text, recipe):
     "An unusual training split, training rows left out, test items among training rows"

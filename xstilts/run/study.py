@@ -16,6 +16,7 @@ from types import MappingProxyType
 from ..core.assignments import read_file,quoted
 from ..core.config import ORIGINS,nearest,notebook_names,settings,unknown
 from ..data.load import langs
+from ..data.origins import origins
 from ..core.declared import Setting,parse_value
 from .fields import FIELDS,experiment_settings
 from .intermediate import parse_intermediate
@@ -203,7 +204,7 @@ def _check_together(given:dict[str,Given])->list[tuple[int,str]]:
 def _check_languages(given:dict[str,Given])->list[tuple[int,str]]:
     "Languages that no target has"
     data,targets = given['data'].values[0],given['target'].values
-    there = {x for t in targets for x in (*langs(data, t), *(tasks[t].more if data!='mini' else ()))}
+    there = {x for t in targets for x in (*langs(data, t), *(tasks[t].more if origins[data].real else ()))}
     asked = [(x, line) for text,line in zip(given['languages'].values, given['languages'].lines) for x in text.split()]
     lost = [(x, line) for x,line in asked if x not in there and x not in SUITES]
     return [(line, f"no target of the study has the language {x!r}") for x,line in lost]

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from .. import __version__
 from ..core.config import choose
 from ..data.load import langs
-from ..data.sources import split_note
+from ..data.origins import split_note
 from ..evaluate.predict import read_predictions
 from ..run.experiment import Experiment
 from ..run.predictions import has_predictions,prediction_key
