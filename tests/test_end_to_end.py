@@ -213,7 +213,7 @@ def test_a_failing_node_does_not_stop_the_rest(tmp_path):
     res = subprocess.run(command(tmp_path, 'run'), cwd=root, env=env, capture_output=True, text=True)
     assert res.returncode==1 and 'Traceback' not in res.stderr, res.stderr
     assert len(scores(tmp_path))==4
-    assert 'Missing: 2 cells' in (tmp_path/'reports'/'tiny'/'report.ipynb').read_text()
+    assert 'Missing: 2 experiments' in (tmp_path/'reports'/'tiny'/'report.ipynb').read_text()
     bad.rmdir()
     assert subprocess.run(command(tmp_path, 'retry'), cwd=root, env=env, capture_output=True).returncode==0
     assert len(scores(tmp_path))==6

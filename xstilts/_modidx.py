@@ -271,6 +271,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'xstilts.core.store.key': ('core/store.html#key', 'xstilts/core/store.py'),
                                     'xstilts.core.store.lock': ('core/store.html#lock', 'xstilts/core/store.py'),
                                     'xstilts.core.store.open_notebook': ('core/store.html#open_notebook', 'xstilts/core/store.py'),
+                                    'xstilts.core.store.parse_key': ('core/store.html#parse_key', 'xstilts/core/store.py'),
                                     'xstilts.core.store.read_json': ('core/store.html#read_json', 'xstilts/core/store.py'),
                                     'xstilts.core.store.read_score': ('core/store.html#read_score', 'xstilts/core/store.py'),
                                     'xstilts.core.store.slug_and_hash': ('core/store.html#slug_and_hash', 'xstilts/core/store.py'),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VERSIONS', 'ARTIFACT_KINDS', 'FOLDERS', 'FILES', 'RECORD', 'EARLIER', 'UNFINISHED', 'DAY', 'slug_and_hash', 'key',
-           'artifact_path', 'write_json', 'read_json', 'open_notebook', 'is_stored', 'is_finished', 'read_score',
-           'check_sealed', 'lock', 'sweep']
+           'parse_key', 'artifact_path', 'write_json', 'read_json', 'open_notebook', 'is_stored', 'is_finished',
+           'read_score', 'check_sealed', 'lock', 'sweep']
 
 # %% ../../nbs/core/25_store.ipynb #7390a291
 import hashlib,json,re,shutil,time
@@ -16,13 +16,13 @@ from .config import settings
 from .files import is_stale,process_alive,file_damage,folder_damage,file_lock,open_parquets,sealed_file,is_intact,unreadable,atomic_file
 
 # %% ../../nbs/core/25_store.ipynb #8a893d9a
-VERSIONS = dict(tokens=3, pretrain=3, intermediate=2, target=2, prediction=1, score=1)  # of what a node's code computes; a change of digits is a new version
+VERSIONS = dict(tokens=3, pretrain=3, intermediate=2, target=2, prediction=1, score=1)  # kind of node -> its version
 
 def slug_and_hash(
     kind:str,    # one of `VERSIONS`
-    slug:str,    # readable, for people
+    slug:str,    # a description for people; part of the name, not of the hash
     **facts,     # everything else that determines the result, as plain JSON
-)->str:          # <slug>-<eight hexadecimal digits>, safe on every file system
+)->str:          # <slug>-<eight hexadecimal digits>, valid on every file system
     "A name without the kind: that of a study's report, which counts the version of the scores it shows."
     body = json.dumps(dict(kind=kind, version=VERSIONS[kind], **facts), sort_keys=True, default=list)
     readable = re.sub('[^A-Za-z0-9]+', '-', slug).strip('-').lower()[:60]
@@ -30,11 +30,18 @@ def slug_and_hash(
 
 def key(
     kind:str,    # one of `VERSIONS`
-    slug:str,    # readable, for people
+    slug:str,    # a description for people; part of the name, not of the hash
     **facts,     # everything else that determines the result, as plain JSON
-)->str:          # <kind>-<slug>-<eight hexadecimal digits>, safe on every file system
+)->str:          # <kind>-<slug>-<eight hexadecimal digits>, valid on every file system
     "The name of a result."
     return f'{kind}-{slug_and_hash(kind, slug, **facts)}'
+
+def parse_key(
+    name:str,
+)->tuple[str,str]|None:  # kind and slug; None if the name is no key
+    "What a key says for people."
+    m = re.fullmatch(r'([a-z]+)-(.+)-[0-9a-f]{8}', name)
+    return m.groups() if m and m[1] in VERSIONS else None
 
 # %% ../../nbs/core/25_store.ipynb #3b4899aa
 ARTIFACT_KINDS = ('models','predictions','scores','notebooks','tokens','logs','rows','work')
