@@ -1,4 +1,4 @@
-"""The smallest study, from the command line to the report; killed at random moments; and the digits it must give."""
+"""The smallest study: from the command line to the report, killed at random moments, and the digits it must give."""
 import json
 import os
 import random
@@ -33,13 +33,19 @@ intermediate_checkpoint_steps: 1
 
 def at(folder, rows=None):
     "The environment of a store of its own; the rows of the miniature may be shared"
-    env = dict(os.environ, XSTILTS_ARTIFACTS=str(folder/'artifacts'), XSTILTS_REPORTS=str(folder/'reports'), OMP_NUM_THREADS='1')
+    env = dict(os.environ, OMP_NUM_THREADS='1')
+    env |= dict(XSTILTS_ARTIFACTS=str(folder/'artifacts'), XSTILTS_REPORTS=str(folder/'reports'))
     folder.mkdir(parents=True, exist_ok=True)
     (folder/'tiny.yaml').write_text(STUDY)
     return env
 
 
 def command(folder, *args, **kw): return [str(xstilts), *args, str(folder/'tiny.yaml')]
+
+
+def execute(*args, env):
+    "A verb that takes no study"
+    return subprocess.run([str(xstilts), *args], cwd=root, env=env, capture_output=True, text=True)
 
 
 def scores(folder):
@@ -66,11 +72,15 @@ def test_study_reaches_its_report(whole):
 
 
 def test_encoder_is_above_its_floors(whole):
-    "The shipped encoder knows something: far more translations and tags than the same architecture with random weights."
-    by = {json.loads(f.read_text())['model']+' '+json.loads(f.read_text())['target']+' '+json.loads(f.read_text())['intermediate']: json.loads(f.read_text()) for f in (whole/'artifacts'/'scores').glob('*.json')}
-    mean = lambda k: sum(v[by[k]['main']] for l,v in by[k]['scores'].items() if l!='en')/len([l for l in by[k]['scores'] if l!='en'])
-    assert mean('mini tatoeba none')>mean('random:mini tatoeba none')+20
-    assert mean('mini udpos none')>mean('random:mini udpos none')+5
+    "The shipped encoder knows far more translations and tags than the same architecture with random weights."
+    results = [json.loads(f.read_text()) for f in (whole/'artifacts'/'scores').glob('*.json')]
+    baselines = {(o['model'], o['target']): o for o in results if o['intermediate']=='none'}
+    def mean(model, target):
+        found = baselines[model,target]
+        scores = [v[found['main']] for l,v in found['scores'].items() if l!='en']
+        return sum(scores)/len(scores)
+    assert mean('mini', 'tatoeba')>mean('random:mini', 'tatoeba')+20
+    assert mean('mini', 'udpos')>mean('random:mini', 'udpos')+5
 
 
 def test_one_cell_is_rendered_again(whole):
@@ -78,10 +88,10 @@ def test_one_cell_is_rendered_again(whole):
     key = next((whole/'reports'/'tiny'/'experiments').glob('score-mini-none-udpos*')).stem
     copy = whole/'reports'/'tiny'/'experiments'/f'{key}.ipynb'
     copy.write_text('stale')
-    res = subprocess.run([str(xstilts), 'report', key], cwd=root, env=at(whole), capture_output=True, text=True)
+    res = execute('report', key, env=at(whole))
     assert res.returncode==0, res.stderr
     assert 'dataframe' in copy.read_text() or 'table' in copy.read_text()
-    res = subprocess.run([str(xstilts), 'report', 'score-nonsense'], cwd=root, env=at(whole), capture_output=True, text=True)
+    res = execute('report', 'score-nonsense', env=at(whole))
     assert res.returncode==2 and 'score-nonsense' in res.stderr and 'Traceback' not in res.stderr
 
 
@@ -94,33 +104,39 @@ def test_a_report_counts_same_data_where_it_is_asked_to(whole):
         assert ('without those at their floor and without same data' in report.read_text())==left_out
 
 
-@pytest.mark.parametrize('what, why', [('pretraining', '61_pretraining has no mean of gains'), ('score-mini-none-udpos', "no study file is called 'score-mini-none-udpos'")])
+@pytest.mark.parametrize('what, why', [
+    ('pretraining', '61_pretraining has no mean of gains'),
+    ('score-mini-none-udpos', "no study file is called 'score-mini-none-udpos'")])
 def test_a_mean_that_is_not_there_counts_nothing(what, why, whole):
     "The flag is refused where nothing would follow from it, before anything is rendered."
-    res = subprocess.run([str(xstilts), 'report', what, '--same-data'], cwd=root, env=at(whole), capture_output=True, text=True)
+    res = execute('report', what, '--same-data', env=at(whole))
     assert res.returncode==2 and why in res.stderr and 'Traceback' not in res.stderr
 
 
 @pytest.mark.parametrize('name', ['50_stage', '51_experiment', '60_intermediate_tasks'])
 def test_template_runs_by_plain_papermill(name, whole, tmp_path):
-    "As JupyterLab runs it: from the folder of the notebooks, on a fresh kernel, with its own defaults; the study on one that is in the store."
+    "As JupyterLab runs it: in the folder of notebooks, on a fresh kernel, with its defaults; the report on our study."
     params = ['-p', 'study', str(whole/'tiny.yaml')] if name[0]=='6' else []
-    res = subprocess.run([sys.executable, '-m', 'papermill', '-k', 'python3', str(notebook_path(name)), str(tmp_path/'out.ipynb'), *params], cwd=root/'nbs', env=at(whole if params else tmp_path), capture_output=True, text=True)
+    command = [sys.executable, '-m', 'papermill', '-k', 'python3', str(notebook_path(name)), str(tmp_path/'out.ipynb')]
+    env = at(whole if params else tmp_path)
+    res = subprocess.run([*command, *params], cwd=root/'nbs', env=env, capture_output=True, text=True)
     assert res.returncode==0, res.stderr[-2000:]
 
 
 def test_site(whole):
     "The site opens from disk and holds the report."
-    res = subprocess.run([str(xstilts), 'publish', '--to', str(whole/'site')], cwd=root, env=at(whole), capture_output=True, text=True)
+    res = execute('publish', '--to', str(whole/'site'), env=at(whole))
     assert res.returncode==0, res.stderr
     assert 'zero-shot' in (whole/'site'/'index.html').read_text()
 
 
 def test_killed_at_random_moments(whole, tmp_path):
-    "Engine and kernels are killed with -9 again and again; what comes out in the end are the same digits."
-    rng,env = random.Random(0),at(tmp_path)
+    "Engine and kernels are killed with -9 repeatedly; the digits in the end are the same."
+    rng = random.Random(0)
+    env = at(tmp_path)
+    silent = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for _ in range(4):
-        p = subprocess.Popen(command(tmp_path, 'run'), cwd=root, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        p = subprocess.Popen(command(tmp_path, 'run'), cwd=root, env=env, start_new_session=True, **silent)
         time.sleep(rng.uniform(9, 16))
         os.killpg(p.pid, signal.SIGKILL)
         p.wait()
@@ -130,12 +146,15 @@ def test_killed_at_random_moments(whole, tmp_path):
     assert scores(tmp_path)==scores(whole)
 
 
-PLAIN = dict(intermediate='none', target='udpos', settings=dict(target_train_limit=256, target_epochs=3, target_checkpoint_steps=2))
-MODELLED = dict(intermediate='mnli', target='tatoeba', settings=dict(intermediate_train_limit=256, intermediate_epochs=1, intermediate_mlm_rate=.5, intermediate_mlm_languages='en ja', intermediate_checkpoint_steps=2))
+PLAIN = dict(intermediate='none', target='udpos',
+    settings=dict(target_train_limit=256, target_epochs=3, target_checkpoint_steps=2))
+MODELLED = dict(intermediate='mnli', target='tatoeba',
+    settings=dict(intermediate_train_limit=256, intermediate_epochs=1, intermediate_mlm_rate=.5,
+        intermediate_mlm_languages='en ja', intermediate_checkpoint_steps=2))
 
 @pytest.mark.parametrize('experiment', [PLAIN, MODELLED], ids=['target', 'with modelling'])
 def test_stage_killed_between_updates(experiment, tmp_path):
-    "A training process killed with -9 after some updates goes on from its checkpoint to the same weights."
+    "A training process killed with -9 after some updates resumes from its checkpoint and ends with the same weights."
     code = f"experiment = {experiment!r}" + """
 import os, sys
 os.environ['XSTILTS_ARTIFACTS'] = sys.argv[1]
@@ -156,7 +175,10 @@ if step:
     t.save_checkpoint = stop
 print(read_json(run_stage(stages_of(c)[-1])/'manifest.json')['heads.safetensors']['blake2b'])
 """
-    go = lambda name, step: subprocess.run([sys.executable, '-c', code, str(tmp_path/name), str(step)], cwd=root, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
+    def go(name, step):
+        command = [sys.executable, '-c', code, str(tmp_path/name), str(step)]
+        env = dict(os.environ, OMP_NUM_THREADS='1')
+        return subprocess.run(command, cwd=root, capture_output=True, text=True, env=env)
     whole = go('a', 0)
     assert whole.returncode==0, whole.stderr
     assert go('b', 6).returncode==-9
@@ -176,7 +198,7 @@ print(read_json(run_stage(stages_of(c)[-1])/'manifest.json')['heads.safetensors'
 def test_bad_input_is_one_clear_error(change, words, tmp_path):
     "Exit code 2, the value and what to do, no traceback, nothing run."
     env = dict(at(tmp_path), XSTILTS_MIRROR=str(tmp_path/'none'))
-    old,new = change.split('|')
+    old, new = change.split('|')
     (tmp_path/'tiny.yaml').write_text(STUDY.replace(old, new))
     res = subprocess.run(command(tmp_path, 'run'), cwd=root, env=env, capture_output=True, text=True)
     assert res.returncode==2 and words in res.stderr and 'Traceback' not in res.stderr, res.stderr
@@ -184,10 +206,10 @@ def test_bad_input_is_one_clear_error(change, words, tmp_path):
 
 
 def test_a_failing_node_does_not_stop_the_rest(tmp_path):
-    "An intermediate whose lock cannot be taken: its experiments fail and say why, the others are finished, and the report says what is missing."
+    "An intermediate's lock cannot be taken: its experiments fail, the others end, the report names what is missing."
     env = at(tmp_path)
-    code = "import sys; from xstilts.run.study import *; n = plan(load_study(sys.argv[1])); print([k for k,o in n.items() if o.kind=='stage' and 'squad' in k and 'intermediate' in k][0])"
-    key = subprocess.run([sys.executable, '-c', code, str(tmp_path/'tiny.yaml')], cwd=root, env=env, capture_output=True, text=True, check=True).stdout.split()[-1]
+    nodes = json.loads(execute('plan', str(tmp_path/'tiny.yaml'), '--json', env=env).stdout)
+    key, = [o['key'] for o in nodes if o['kind']=='stage' and o['title']=='mini squad_v1 s0']
     bad = tmp_path/'artifacts'/'work'/f'{key}.lock'
     bad.mkdir(parents=True)
     res = subprocess.run(command(tmp_path, 'run'), cwd=root, env=env, capture_output=True, text=True)

@@ -5,7 +5,8 @@ import pytest
 from xstilts.core.config import settings
 from xstilts.run.study import check, load_study
 
-SOUND = dict(study='a', report='60_intermediate_tasks', data='mini', model='mini', intermediate='[none, mnli]', target='[xnli, tatoeba]', seed='[0, 1]')
+SOUND = dict(study='a', report='60_intermediate_tasks', data='mini', model='mini', intermediate='[none, mnli]',
+    target='[xnli, tatoeba]', seed='[0, 1]')
 
 # (setting, value as written, words of the error); a value of None leaves the line out
 VALUES = (
@@ -246,12 +247,15 @@ def test_no_file(tmp_path):
 @pytest.mark.parametrize('changed,axis,setting', [
     (dict(study='1.10'), {}, {}),
     (dict(study='12', seed='[0, 010, 0x10]'), dict(seed=[0, 10, 16]), {}),
-    (dict(target_eps='1e-6', target_lr='5E-5', target_dropout=0, target_clip='1.'), {}, dict(target_eps=1e-6, target_lr=5e-5, target_dropout=0, target_clip=1.)),
-    (dict(eval_limit=20, target_freeze='true', target_compile='False'), {}, dict(eval_limit=20, target_freeze=True, target_compile=False)),
+    (dict(target_eps='1e-6', target_lr='5E-5', target_dropout=0, target_clip='1.'), {},
+        dict(target_eps=1e-6, target_lr=5e-5, target_dropout=0, target_clip=1.)),
+    (dict(eval_limit=20, target_freeze='true', target_compile='False'), {},
+        dict(eval_limit=20, target_freeze=True, target_compile=False)),
     (dict(target_lr='[1e-4, 0.001]'), dict(target_lr=[1e-4, .001]), {}),
     (dict(languages='xtreme'), {}, dict(languages='xtreme')),
     (dict(languages="'en de'", target_train_from="''"), {}, dict(languages='en de', target_train_from='')),
-    (dict(target_select='best', target_eval_steps=5, target_patience=2), {}, dict(target_select='best', target_eval_steps=5, target_patience=2)),
+    (dict(target_select='best', target_eval_steps=5, target_patience=2), {},
+        dict(target_select='best', target_eval_steps=5, target_patience=2)),
     (dict(seed=2**63-1), dict(seed=[2**63-1]), {}),
     (dict(model='[mini, mini-s]', layer=0), dict(model=['mini', 'mini-s']), dict(layer=0)),
     (dict(target='\n  - xnli\n  - udpos', seed='&s [0, 1]'), dict(target=['xnli', 'udpos'], seed=[0, 1]), {})], ids=str)
@@ -266,9 +270,10 @@ def test_what_a_sound_file_means(file, changed, axis, setting):
 
 def test_all_errors_in_one_round(file):
     "Form, names, types and axes together, in the order of the lines."
-    file.write_text(written(study='site', report='90', model='minni', seed='true', target_lr='fast', lagnuages='en', eval_limit='!x 3'))
-    told = refused(file).splitlines()[1:]
-    assert [o.split(':')[0].strip() for o in told]==[f'line {i}' for i in (1, 2, 4, 7, 8, 9, 10)]
+    file.write_text(written(study='site', report='90', model='minni', seed='true', target_lr='fast', lagnuages='en',
+        eval_limit='!x 3'))
+    mistakes = refused(file).splitlines()[1:]
+    assert [o.split(':')[0].strip() for o in mistakes]==[f'line {i}' for i in (1, 2, 4, 7, 8, 9, 10)]
 
 
 def test_a_report_is_run_from_this_checkout_only(file, tmp_path):

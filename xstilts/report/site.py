@@ -15,6 +15,7 @@ from html.parser import HTMLParser
 from importlib.metadata import version
 from pathlib import Path
 from ..core.files import temporary
+from ..core.store import parse_key
 
 # %% ../../nbs/report/40_site.ipynb #ab439f6a
 CONF = '''project = html_title = 'xstilts reports'
@@ -176,7 +177,9 @@ def short_title(
     stem:str,  # a file's name, as in score-mini-mnli-xnli-s1-7de90769
 )->str:        # as in cell mini mnli xnli s1
     "What a reader calls a cell or a training"
-    return re.sub(r'-[0-9a-f]{8}$', '', stem).replace('score-', '', 1).replace('-', ' ').strip() or stem
+    kind,slug = parse_key(stem) or ('', stem)
+    words = slug.replace('-', ' ').strip() or stem
+    return words if kind in ('','score') else f'{kind} {words}'
 
 # %% ../../nbs/report/40_site.ipynb #4dff979b
 KINDS = dict(experiments='Experiments', stages='Trainings')  # folders of a study -> how its list of them is headed
