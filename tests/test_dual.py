@@ -1,4 +1,4 @@
-"""Dual encoders: one encoder for queries and for answers, trained for LAReQA and Mewsli-X, from rows to official folders."""
+"""Dual encoders: one encoder for queries and answers, trained for LAReQA and Mewsli-X, up to official folders."""
 import json
 import math
 import os
@@ -17,11 +17,14 @@ from xstilts.evaluate.retrieval import embed_dual, rank_answers, searchable
 from xstilts.data.checks import usable
 from xstilts.run.identity import data_fingerprint
 from xstilts.run.experiment import Experiment
-from xstilts.run.stages import stage_key, stages_of
+from xstilts.run.stages import stage_key
 from xstilts.run.training import load_encoder
+from xstilts.run.predictions import predict_experiment
+from xstilts.run.scores import data_warnings
+from xstilts.run.stages import stages_of
 from xstilts.run.launch import run_stage
-from xstilts.run.predictions import predict_experiment, prediction_key
-from xstilts.run.scores import data_warnings, run_experiment, score_key
+from xstilts.run.predictions import prediction_key
+from xstilts.run.scores import run_experiment, score_key
 from xstilts.core.store import artifact_path, read_json
 from xstilts.evaluate.submission import score_folder
 from xstilts.catalog.tasks import tasks
@@ -29,7 +32,8 @@ from xstilts.learn.tokenize import encode_dual, query_answer, sentences
 from xstilts.learn.train import Recipe, TaskFeed, train
 
 mirror = pytest.mark.skipif(not settings().mirror.is_dir(), reason='no mirror of real data here: set XSTILTS_MIRROR')
-CITIES = dict(Berlin='Spree', Ulm='Danube', Bonn='Rhine', Turin='Po', Rome='Tiber', Cairo='Nile', Porto='Douro', Lyon='Rhone')
+CITIES = dict(Berlin='Spree', Ulm='Danube', Bonn='Rhine', Turin='Po',
+    Rome='Tiber', Cairo='Nile', Porto='Douro', Lyon='Rhone')
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -39,17 +43,20 @@ def store(tmp_path_factory):
     del os.environ['XSTILTS_ARTIFACTS']
 
 
-def map20(net, tok, found): return score('mean_average_precision', rank_answers(found, embed_dual(net, 'lareqa', tok, found, 64, 24)))['map20']
+def map20(net, tok, found):
+    v = embed_dual(net, 'lareqa', tok, found, 64, 24)
+    return score('mean_average_precision', rank_answers(found, v))['map20']
 
 
 def test_a_toy_learns_and_is_found_again(tmp_path):
-    "The loss falls below that of guessing among eight, questions find their sentences, and weights from disk make the same vectors."
+    "The loss falls below chance among eight, questions find their sentences, weights from disk give the same vectors."
     _, tok = load_encoder(None, 'mini')
     rows = train_rows('mini', 'lareqa', 32)
     net = Net(new_encoder(len(tok), layers=1, hidden=64, heads=2, max_length=64), [tasks['lareqa']])
     found = searchable(rows)
     before = map20(net, tok, found)
-    r = Recipe(lr=2e-3, epochs=15, batch_size=16, negatives=8, max_length=64, query_length=24, dropout=0., warmup=0., weight_decay=0., order='paper')
+    r = Recipe(lr=2e-3, epochs=15, batch_size=16, negatives=8, max_length=64, query_length=24,
+        dropout=0., warmup=0., weight_decay=0., order='paper')
     feed = TaskFeed(dict(lareqa=encode_dual(tok, rows, 64, 24)), r, 0, tok.pad_token_id, 2, duals=('lareqa',))
     log = train(net, feed, r, 0, tmp_path/'work', log_every=2)
     assert log[-1]['loss']<.5*math.log(8)<log[0]['loss'] and log[-1]['labels']==32
@@ -68,31 +75,41 @@ def test_negatives_are_those_of_the_group():
     net = Net(new_encoder(len(tok), layers=1, hidden=16, heads=2, max_length=64), [tasks['lareqa']]).eval()
     enc = encode_dual(tok, rows, 64)
     def loss(negatives):
-        feed = TaskFeed(dict(lareqa=enc), Recipe(batch_size=6, negatives=negatives, order='paper'), 0, tok.pad_token_id, 2, duals=('lareqa',))
+        recipe = Recipe(batch_size=6, negatives=negatives, order='paper')
+        feed = TaskFeed(dict(lareqa=enc), recipe, 0, tok.pad_token_id, 2, duals=('lareqa',))
         (_, ix), = feed.epoch(0)
-        with torch.no_grad(): return [int(i)//2 for i in ix[::2]], sum(net(b, t)[0].item() for t, b in feed.micro(('lareqa', ix)))
-    found = [dict(o, id=str(i), gold_id=str(i)) for i, r in enumerate(rows) for o in (dict(side='query', text=query_answer(r)[0]), dict(side='candidate', text=query_answer(r)[1]))]
+        with torch.no_grad(): total = sum(net(b, t)[0].item() for t, b in feed.micro(('lareqa', ix)))
+        return [int(i)//2 for i in ix[::2]], total
+    found = []
+    for i, r in enumerate(rows):
+        for side, text in zip(('query', 'candidate'), query_answer(r)):
+            found.append(dict(side=side, text=text, id=str(i), gold_id=str(i)))
     v = torch.from_numpy(embed_dual(net, 'lareqa', tok, found, 64))
     for n in (2, 3, 6):
         at, got = loss(n)
         parts = [torch.tensor(at[i:i+n]) for i in range(0, 6, n)]
-        want = sum(torch.nn.functional.cross_entropy(100*v[0::2][p]@v[1::2][p].T, torch.arange(n), reduction='sum') for p in parts)
+        logits = [100*v[0::2][p]@v[1::2][p].T for p in parts]
+        want = sum(torch.nn.functional.cross_entropy(o, torch.arange(n), reduction='sum') for o in logits)
         assert got==pytest.approx(float(want), rel=1e-4)
 
 
 def test_a_budget_of_pieces_keeps_pairs_and_groups(tmp_path):
-    "Under `token_budget` an update holds as many whole pairs as fit, told apart in groups; every pair is seen once, and one that fits no update is an error."
+    "Under `token_budget` an update holds complete pairs in groups; each is seen once, and one too long is an error."
     _, tok = load_encoder(None, 'mini')
     rows = train_rows('mini', 'lareqa', 24)
     enc = encode_dual(tok, rows, 64, 24)
     longest = int(enc.lengths.max())
-    def feed(budget): return TaskFeed(dict(lareqa=enc), Recipe(token_budget=budget, negatives=2), 0, tok.pad_token_id, 2, duals=('lareqa',))
+    def feed(budget):
+        recipe = Recipe(token_budget=budget, negatives=2)
+        return TaskFeed(dict(lareqa=enc), recipe, 0, tok.pad_token_id, 2, duals=('lareqa',))
     made = feed(2*longest*5)
     updates = [ix for _, ix in made.epoch(0)]
     assert sorted(np.concatenate(updates).tolist())==list(range(2*len(rows))) and len({len(o) for o in updates})>1
     for ix in updates:
         assert (ix[1::2]==ix[0::2]+1).all() and enc.lengths[ix].max()*len(ix)<=2*longest*5
-        assert sum(len(b['input_ids']) for _, b in made.micro(('lareqa', ix)))==len(ix) and all(b['whole'] and len(b['input_ids'])<=4 for _, b in made.micro(('lareqa', ix)))
+        groups = [b for _, b in made.micro(('lareqa', ix))]
+        assert sum(len(b['input_ids']) for b in groups)==len(ix)
+        assert all(b['whole'] and len(b['input_ids'])<=4 for b in groups)
     r = Recipe(token_budget=2*longest*5, negatives=2, epochs=1, max_length=64, query_length=24)
     net = Net(new_encoder(len(tok), layers=1, hidden=16, heads=2, max_length=64), [tasks['lareqa']])
     assert sum(o['labels'] for o in train(net, made, r, 0, tmp_path/'work', log_every=1))==len(rows)
@@ -100,11 +117,13 @@ def test_a_budget_of_pieces_keeps_pairs_and_groups(tmp_path):
 
 
 def test_lareqa_of_the_miniature(tmp_path):
-    "A stage of its own, its weights read back, scores of both sides of the same folder; the plain encoder is another experiment."
-    experiment = Experiment(model='random:mini', intermediate='none', target='lareqa', seed=0, settings=dict(eval_limit=10, languages='de en', target_train_limit=32, target_epochs=1))
+    "A stage with weights that are read back, equal scores from its folder; the plain encoder is another experiment."
+    few = dict(eval_limit=10, languages='de en', target_train_limit=32, target_epochs=1)
+    experiment = Experiment(model='random:mini', intermediate='none', target='lareqa', seed=0, settings=few)
     res = read_json(run_experiment(experiment))
     made = read_json(artifact_path('models', stages_of(experiment)[-1].key)/'stage.json')
-    assert (made['kind'], made['tasks'], made['log'][-1]['total'], made['recipe']['negatives']) == ('target', ['lareqa'], 2, 4)
+    assert (made['kind'], made['tasks'])==('target', ['lareqa'])
+    assert (made['log'][-1]['total'], made['recipe']['negatives'])==(2, 4)
     assert all('stuck at chance' in o for o in res['flags']) and not res['same_data']
     stored = read_predictions(artifact_path('predictions', prediction_key(experiment)), 'lareqa')
     again = predict_experiment(experiment)
@@ -131,29 +150,46 @@ def folder(tmp_path, monkeypatch):
     at = tmp_path/'folders'/'mewslix'
     at.mkdir(parents=True)
     def text(city): return f'She went home. Then {city} was far. It rained.'
-    def context(city, lang): return dict(document_id=f'd {city}', language=lang, text=text(city), sentence_spans=[dict(start=0, end=14), dict(start=15, end=15+len(f'Then {city} was far.'))])
-    def mention(city, name): return dict(example_id=f'{name} {city}', entity_id=f'Q {city}', mention_span=dict(start=20, end=20+len(city), text=city))
-    def entity(city): return dict(entity_id=f'Q {city}', title=city, description=f'{city} is a city on the {CITIES[city]}.', description_language='en', description_url='', sentence_spans=[dict(start=0, end=len(f'{city} is a city on the {CITIES[city]}.'))])
+    def context(city, lang):
+        spans = [dict(start=0, end=14), dict(start=15, end=15+len(f'Then {city} was far.'))]
+        return dict(document_id=f'd {city}', language=lang, text=text(city), sentence_spans=spans)
+    def mention(city, name):
+        span = dict(start=20, end=20+len(city), text=city)
+        return dict(example_id=f'{name} {city}', entity_id=f'Q {city}', mention_span=span)
+    def entity(city):
+        about = f'{city} is a city on the {CITIES[city]}.'
+        return dict(entity_id=f'Q {city}', title=city, description=about, description_language='en',
+            description_url='', sentence_spans=[dict(start=0, end=len(about))])
+    def pair(city):
+        source = dict(context=context(city, 'en'), mention=mention(city, 'train'))
+        return dict(contextual_mention=source, entity=entity(city))
     def write(name, rows): (at/f'{name}.jsonl').write_text(''.join(json.dumps(o)+'\n' for o in rows))
     write('candidate_set_entities', map(entity, CITIES))
-    write('wikipedia_pairs-train', [dict(contextual_mention=dict(context=context(o, 'en'), mention=mention(o, 'train')), entity=entity(o)) for o in CITIES])
-    for split in ('dev', 'test'): write(f'wikinews_mentions-{split}', [dict(context=context(o, l), mentions=[mention(o, f'{split} {l}')]) for l in ('en', 'de') for o in CITIES])
+    write('wikipedia_pairs-train', map(pair, CITIES))
+    for split in ('dev', 'test'):
+        at_hand = [(o, l) for l in ('en', 'de') for o in CITIES]
+        rows = [dict(context=context(o, l), mentions=[mention(o, f'{split} {l}')]) for o, l in at_hand]
+        write(f'wikinews_mentions-{split}', rows)
     monkeypatch.setenv('XSTILTS_FOLDERS', str(tmp_path/'folders'))
     forget()
     yield at
     forget()
 
 
-def mewslix(**more): return Experiment(model='random:mini', intermediate='none', target='mewslix', seed=0, data='hub', settings=dict(languages='de en', target_epochs=1, **more))
+def mewslix(**more):
+    settings = dict(languages='de en', target_epochs=1, **more)
+    return Experiment(model='random:mini', intermediate='none', target='mewslix', seed=0, data='hub', settings=settings)
 
 
 def test_mewslix_from_a_folder(folder, tmp_path):
-    "Mentions of Wikipedia train, those of WikiNews are scored among all entities; the same number from the official folder."
+    "Mentions of Wikipedia train, those of WikiNews are scored among all entities; the official folder scores the same."
     res = read_json(run_experiment(mewslix(target_negatives=2, target_eval_steps=1)))
     assert {l: o['n'] for l, o in res['scores'].items()}==dict(de=8, en=8) and 0<res['scores']['de']['map20']<=100
     made = read_json(artifact_path('models', res['stages'][-1])/'stage.json')
-    assert (made['recipe']['batch_size'], made['recipe']['max_length'], made['log'][-1]['labels'], 'dev' in made['log'][-1])==(32, 64, 8, True)
-    for o in predict_experiment(mewslix(target_negatives=2, target_eval_steps=1)): assert sorted(o['pred'])==sorted(f'Q {c}' for c in CITIES)  # each entity is a candidate once, not once per language
+    assert (made['recipe']['batch_size'], made['recipe']['max_length'])==(32, 64)
+    assert made['log'][-1]['labels']==8 and 'dev' in made['log'][-1]
+    for o in predict_experiment(mewslix(target_negatives=2, target_eval_steps=1)):
+        assert sorted(o['pred'])==sorted(f'Q {c}' for c in CITIES)  # a candidate once, not once per language
     out = export_experiment(mewslix(target_negatives=2, target_eval_steps=1), tmp_path/'out', part=True)
     assert json.loads((out/'labels'/'mewslix'/'test-de.json').read_text())['test de Ulm']==['Q Ulm']
     got = score_folder(out/'predictions', out/'labels', 'xtreme-r', langs='de en')['tasks']['mewslix']['languages']
@@ -163,15 +199,20 @@ def test_mewslix_from_a_folder(folder, tmp_path):
 def test_mewslix_without_training_rows(folder):
     "The file that lacks is named, and what can be done without it; then it is another measure, which is told."
     (folder/'wikipedia_pairs-train.jsonl').unlink()
-    with pytest.raises(ValueError, match='mewslix: wikipedia_pairs-train.jsonl is not there; .*`dual: false` scores the encoder without this training'): score_key(mewslix())
+    words = ('mewslix: wikipedia_pairs-train.jsonl is not there; '
+        '.*`dual: false` scores the encoder without this training')
+    with pytest.raises(ValueError, match=words): score_key(mewslix())
     res = read_json(run_experiment(mewslix(dual=False)))
     assert res['stages']==[] and 'another measure than XTREME-R' in res['flags'][0]
 
 
 def test_rows_that_are_no_pairs(folder):
     "Development rows have no answers beside them; an empty description is found before training."
-    with pytest.raises(ValueError, match='a dual encoder trains on questions with their context and answers, or on rows with `text` and `answer`'): run_stage(stages_of(mewslix(target_train_from='dev'))[-1])
-    with pytest.raises(ValueError, match='answer is empty'): usable('mewslix', 'train', [dict(id='1', text='x', side='query', gold_id='y', cluster='z', answer=' ')], 'here')
+    words = 'a dual encoder trains on questions with their context and answers, or on rows with `text` and `answer`'
+    with pytest.raises(ValueError, match=words):
+        run_stage(stages_of(mewslix(target_train_from='dev'))[-1])
+    empty = dict(id='1', text='x', side='query', gold_id='y', cluster='z', answer=' ')
+    with pytest.raises(ValueError, match='answer is empty'): usable('mewslix', 'train', [empty], 'here')
 
 
 @mirror
@@ -188,10 +229,16 @@ def test_sentences_are_those_of_lareqa():
 
 @mirror
 def test_lareqa_of_the_mirror():
-    "Trained on SQuAD, none of whose training paragraphs is in the test; on its development set all of them are, and that is told."
-    def experiment(**more): return Experiment(model='random:mini', intermediate='none', target='lareqa', seed=0, data='mirror', settings=dict(eval_limit=4, languages='en zh', target_train_limit=16, target_epochs=1, **more))
+    "No training paragraph of SQuAD is in the test; those of its development set are, and a warning says so."
+    def experiment(**more):
+        few = dict(eval_limit=4, languages='en zh', target_train_limit=16, target_epochs=1, **more)
+        what = dict(model='random:mini', intermediate='none', target='lareqa', seed=0)
+        return Experiment(**what, data='mirror', settings=few)
     res = read_json(run_experiment(experiment()))
     assert set(res['scores'])=={'en', 'zh'} and all('stuck at chance' in o for o in res['flags'])
-    assert all(o['context'].startswith(o['text'][:5]) or o['text'] in o['context'] for o in experiment().rows('en') if o['side']=='candidate')
-    told = data_warnings(Experiment(**{**vars(experiment()), 'settings': dict(eval_limit=4, languages='en', target_train_from='dev')}))
-    assert told[0]=='squad_v1 is trained on its dev split (dev)' and told[1].startswith('test items among the training rows of squad_v1: en ')
+    candidates = [o for o in experiment().rows('en') if o['side']=='candidate']
+    assert all(o['context'].startswith(o['text'][:5]) or o['text'] in o['context'] for o in candidates)
+    on_dev = dict(eval_limit=4, languages='en', target_train_from='dev')
+    found = data_warnings(Experiment(**{**vars(experiment()), 'settings': on_dev}))
+    assert found[0]=='squad_v1 is trained on its dev split (dev)'
+    assert found[1].startswith('test items among the training rows of squad_v1: en ')

@@ -1,4 +1,4 @@
-"""Cheaper ways to run a network: what they cost in points on the embedded encoder, and through the door of an experiment."""
+"""Cheaper runtimes: what they cost in points on the packaged encoder, and as a setting of an experiment."""
 import importlib.util
 import tempfile
 from pathlib import Path
@@ -17,7 +17,8 @@ from xstilts.catalog.tasks import tasks
 from xstilts.learn.tokenize import encode
 from xstilts.learn.train import Recipe, TaskFeed, train
 
-needs_onnx = pytest.mark.skipif(any(importlib.util.find_spec(o) is None for o in EXTRA), reason="needs the extra: pip install 'xstilts[onnx]'")
+WITHOUT = any(importlib.util.find_spec(o) is None for o in EXTRA)
+needs_onnx = pytest.mark.skipif(WITHOUT, reason="needs the extra: pip install 'xstilts[onnx]'")
 
 
 @pytest.fixture(scope='module')
@@ -28,7 +29,8 @@ def tagger():
     net = Net(encoder, [tasks['panx']])
     recipe = Recipe(lr=5e-4, epochs=2, max_length=128, freeze=True, reset_positions=True)
     rows = encode(tok, train_rows('mini', 'panx', 600), tasks['panx'], 128, True)
-    train(net, TaskFeed(dict(panx=rows), recipe, 0, tok.pad_token_id, first_position(encoder)), recipe, 0, Path(tempfile.mkdtemp()))
+    feed = TaskFeed(dict(panx=rows), recipe, 0, tok.pad_token_id, first_position(encoder))
+    train(net, feed, recipe, 0, Path(tempfile.mkdtemp()))
     return net, tok, [o for lang in ('en', 'de', 'ja') for o in items('mini', 'panx', lang, 60)]
 
 
@@ -51,9 +53,11 @@ def test_a_cell_run_by_onnx_is_the_cell(target, tmp_path, monkeypatch):
     "Pairs, tags, spans and choices: predictions of their own, the same answers, and a result that says what ran them."
     monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path))
     few = dict(target_train_limit=24, target_max_steps=2, eval_limit=12, languages='de ja')
-    plain, onnx = (Experiment(model='mini-s', intermediate='none', target=target, seed=0, settings=few|o) for o in ({}, dict(runtime='onnx')))
+    plain = Experiment(model='mini-s', intermediate='none', target=target, seed=0, settings=few)
+    onnx = Experiment(model='mini-s', intermediate='none', target=target, seed=0, settings=few|dict(runtime='onnx'))
     got, want = read_json(run_experiment(onnx)), read_json(run_experiment(plain))
-    assert prediction_key(onnx)!=prediction_key(plain)==got['against'] and got['runtime']=='onnx' and 'runtime' not in want
+    assert prediction_key(onnx)!=prediction_key(plain)==got['against']
+    assert got['runtime']=='onnx' and 'runtime' not in want
     assert got['scores']==want['scores'] and got['stages']==want['stages']
-    for o in got['difference'].values(): assert o['same']==1 and o['difference']==0 and o['moved']<1e-4, got['difference']
+    for o in got['difference'].values(): assert o['same']==1 and o['difference']==0 and o['moved']<1e-4, o
     assert any('points against torch' in o for o in got['flags']) and len(list(artifact_path('models').iterdir()))==1

@@ -7,20 +7,29 @@ from xstilts.data import load as data, repositories
 MNLI = ClassLabel(names=['entailment', 'neutral', 'contradiction'])
 PAIRS = Features(premise=Value('string'), hypothesis=Value('string'), label=MNLI)
 HUB = {
-    ('stanfordnlp/snli', None, 'train', None): Dataset.from_list([dict(premise='A man eats.', hypothesis='A man sleeps.', label=2), dict(premise='A dog.', hypothesis='A cat.', label=-1)], PAIRS),
-    ('nyu-mll/glue', 'mnli', 'train', None): Dataset.from_list([dict(premise='He left.', hypothesis='He is gone.', label=0)], PAIRS),
-    ('facebook/anli', None, 'train_r1+train_r2+train_r3', None): Dataset.from_list([dict(premise='He came.', hypothesis='It rained.', label=1)], PAIRS),
-    ('nyu-mll/glue', 'stsb', 'train', None): Dataset.from_list([dict(sentence1='A man.', sentence2='A person.', label=4.2)]),
-    ('allenai/social_i_qa', None, 'train', 'refs/convert/parquet'): Dataset.from_list([dict(context='Anna fell.', question='How did she feel?', answerA='well', answerB='hurt', answerC='rich', label='2')]),
-    ('google/xtreme', 'PAWS-X.en', 'train', None): Dataset.from_list([dict(sentence1='A saw B.', sentence2='B saw A.', label='0')])}
+    ('stanfordnlp/snli', None, 'train', None): Dataset.from_list([
+        dict(premise='A man eats.', hypothesis='A man sleeps.', label=2),
+        dict(premise='A dog.', hypothesis='A cat.', label=-1)], PAIRS),
+    ('nyu-mll/glue', 'mnli', 'train', None): Dataset.from_list([
+        dict(premise='He left.', hypothesis='He is gone.', label=0)], PAIRS),
+    ('facebook/anli', None, 'train_r1+train_r2+train_r3', None): Dataset.from_list([
+        dict(premise='He came.', hypothesis='It rained.', label=1)], PAIRS),
+    ('nyu-mll/glue', 'stsb', 'train', None): Dataset.from_list([
+        dict(sentence1='A man.', sentence2='A person.', label=4.2)]),
+    ('allenai/social_i_qa', None, 'train', 'refs/convert/parquet'): Dataset.from_list([
+        dict(context='Anna fell.', question='How did she feel?',
+            answerA='well', answerB='hurt', answerC='rich', label='2')]),
+    ('google/xtreme', 'PAWS-X.en', 'train', None): Dataset.from_list([
+        dict(sentence1='A saw B.', sentence2='B saw A.', label='0')])}
 
 
 @pytest.fixture
 def hub(monkeypatch):
     def load_dataset(repo, config, split, revision=None):
         if (repo, config, split, revision) in HUB: return HUB[repo, config, split, revision]
-        if repo=='allenai/social_i_qa': raise RuntimeError('Dataset scripts are no longer supported, but found social_i_qa.py')
-        raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{repo}' doesn't exist on the Hub or cannot be accessed.")
+        if repo=='allenai/social_i_qa':
+            raise RuntimeError('Dataset scripts are no longer supported, but found social_i_qa.py')
+        raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{repo}' doesn't exist on the Hub.")
     monkeypatch.setattr(datasets, 'load_dataset', load_dataset)
     monkeypatch.setattr('xstilts.core.hub.reachable', lambda: True)
     repositories._split_rows.cache_clear()
@@ -54,9 +63,12 @@ def test_a_script_is_read_from_its_conversion(hub):
 
 
 def test_what_the_hub_does_not_have_is_named(hub):
-    with pytest.raises(ValueError, match=r"hub: qqp in en has no train split \(nyu-mll/glue, qqp, train\)"): data.load('hub', 'qqp', 'train')
+    with pytest.raises(ValueError, match=r"hub: qqp in en has no train split \(nyu-mll/glue, qqp, train\)"):
+        data.load('hub', 'qqp', 'train')
 
 
 def test_a_wrong_column_is_named(hub, monkeypatch):
-    monkeypatch.setitem(HUB, ('nyu-mll/glue', 'mnli', 'train', None), Dataset.from_list([dict(text='He left.', label=0)]))
-    with pytest.raises(ValueError, match="hub: mnli in en: column 'premise' is not in nyu-mll/glue, mnli, train: it has text label"): data.load('hub', 'mnli', 'train')
+    wrong = Dataset.from_list([dict(text='He left.', label=0)])
+    monkeypatch.setitem(HUB, ('nyu-mll/glue', 'mnli', 'train', None), wrong)
+    words = "hub: mnli in en: column 'premise' is not in nyu-mll/glue, mnli, train: it has text label"
+    with pytest.raises(ValueError, match=words): data.load('hub', 'mnli', 'train')

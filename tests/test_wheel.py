@@ -41,8 +41,9 @@ def installed(tmp_path_factory):
     pip = (sys.executable, '-m', 'pip', '--disable-pip-version-check')
     call(*pip, 'wheel', '--no-deps', '--no-build-isolation', '-w', folder, folder/'source')
     call(sys.executable, '-m', 'venv', '--without-pip', folder/'env')
-    call(*pip, '--python', folder/'env'/'bin'/'python', 'install', '--no-deps', '--no-index', next(folder.glob('*.whl')))
-    site = call(folder/'env'/'bin'/'python', '-c', "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
+    python = folder/'env'/'bin'/'python'
+    call(*pip, '--python', python, 'install', '--no-deps', '--no-index', next(folder.glob('*.whl')))
+    site = call(python, '-c', "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
     (Path(site)/'others.pth').write_text(sysconfig.get_path('purelib')+'\n')
     return folder/'env'
 
