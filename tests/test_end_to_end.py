@@ -91,7 +91,7 @@ def test_a_report_counts_same_data_where_it_is_asked_to(whole):
     for flag, left_out in (([], True), (['--same-data'], False), ([], True)):
         res = subprocess.run(command(whole, 'report', *flag), cwd=root, env=at(whole), capture_output=True, text=True)
         assert res.returncode==0, res.stderr
-        assert ('without those at their floor and without same data' in report.read_text())==left_out
+        assert ('without targets at chance and without same data' in report.read_text())==left_out
 
 
 @pytest.mark.parametrize('what, why', [('pretraining', '61_pretraining has no mean of gains'), ('score-mini-none-udpos', "no study file is called 'score-mini-none-udpos'")])
@@ -191,7 +191,7 @@ def test_a_failing_node_does_not_stop_the_rest(tmp_path):
     res = subprocess.run(command(tmp_path, 'run'), cwd=root, env=env, capture_output=True, text=True)
     assert res.returncode==1 and 'Traceback' not in res.stderr, res.stderr
     assert len(scores(tmp_path))==4
-    assert 'Missing: 2 cells' in (tmp_path/'reports'/'tiny'/'report.ipynb').read_text()
+    assert 'Missing: 2 experiments' in (tmp_path/'reports'/'tiny'/'report.ipynb').read_text()
     bad.rmdir()
     assert subprocess.run(command(tmp_path, 'retry'), cwd=root, env=env, capture_output=True).returncode==0
     assert len(scores(tmp_path))==6

@@ -138,7 +138,7 @@ def test_text_of_the_mirror_may_be_published():
 def test_a_majority_answer_of_what_really_trains():
     "Where another split trains, as MNLI's validation set for XNLI here, its most frequent class is the floor."
     from xstilts.run.stages import Experiment
-    from xstilts.report.tables import majority
+    from xstilts.report.results import majority
     experiment = Experiment(model='random:mini', intermediate='none', target='xnli', seed=0, data='mirror', settings=dict(target_train_from='mnli:validation_matched', eval_limit=300, languages='de sw'))
     got = majority(experiment)
     assert got.keys()=={'de', 'sw'} and got['de']==got['sw'] and 25<got['de']<42
