@@ -75,7 +75,7 @@ def heat_map(
     for ax,setup in zip(axes, setups):
         _heat_panel(ax, select(gains, setup=setup), intermediates, targets, gains.value.abs().max() or 1)
         data = ', synthetic toy data' if res.study.data=='mini' else ''
-        ax.set_title(f'{setup}{data}: gain in points (bold: the 95 % interval excludes 0)', fontsize=10)
+        ax.set_title(f'{setup}{data}\ngain in points (bold: the 95 % interval excludes 0)', fontsize=10)
     return fig
 
 # %% ../../nbs/report/20_figures.ipynb #e2fb0f51
