@@ -101,7 +101,7 @@ def test_a_report_counts_same_data_where_it_is_asked_to(whole):
     for flag, left_out in (([], True), (['--same-data'], False), ([], True)):
         res = subprocess.run(command(whole, 'report', *flag), cwd=root, env=at(whole), capture_output=True, text=True)
         assert res.returncode==0, res.stderr
-        assert ('without those at their floor and without same data' in report.read_text())==left_out
+        assert ('leaving out targets at chance and same data' in report.read_text())==left_out
 
 
 @pytest.mark.parametrize('what, why', [

@@ -151,7 +151,7 @@ def test_text_of_the_mirror_may_be_published():
 def test_the_majority_floor_is_of_the_split_that_trains():
     "Where another split trains, as MNLI's validation set for XNLI here, its most frequent class is the floor."
     from xstilts.run.experiment import Experiment
-    from xstilts.report.tables import majority
+    from xstilts.report.results import majority
     settings = dict(target_train_from='mnli:validation_matched', eval_limit=300, languages='de sw')
     experiment = Experiment(model='random:mini', intermediate='none', target='xnli', seed=0, data='mirror',
         settings=settings)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CONF', 'FOOTER', 'POLICY', 'HOOKS', 'CSS', 'ALLOWED_TAGS', 'ALLOWED_ATTRIBUTES', 'VOID_TAGS', 'KEPT_MIME_TYPES',
            'SANITISERS', 'KINDS', 'INDEX', 'NEEDED', 'escaped', 'safe_name', 'heading', 'sanitise_html',
-           'sanitise_notebook', 'markdown', 'with_title', 'short_title', 'load', 'save', 'write_study', 'write_sources',
-           'build_site']
+           'sanitise_markdown', 'sanitise_notebook', 'markdown', 'with_title', 'short_title', 'load', 'save',
+           'write_study', 'write_sources', 'build_site']
 
 # %% ../../nbs/report/40_site.ipynb #736ac81e
 import hashlib,importlib.util,json,re,subprocess,sys,tempfile
@@ -24,7 +24,8 @@ nb_execution_mode = 'off'
 nb_merge_streams = True
 nb_output_stderr = 'remove'
 nb_code_prompt_show,nb_code_prompt_hide = 'code','hide code'
-suppress_warnings = ['mystnb.unknown_mime_type', 'myst.header', 'myst.xref_missing', 'misc.highlighting_failure', 'toc.not_included']
+suppress_warnings = ['mystnb.unknown_mime_type', 'myst.header', 'myst.xref_missing', 'misc.highlighting_failure',
+    'toc.not_included']
 myst_disable_syntax = ['html_block', 'html_inline']
 smartquotes = html_show_sourcelink = html_copy_source = html_show_search_summary = html_use_index = False
 html_math_renderer = 'tex'
@@ -35,84 +36,112 @@ html_context = dict(default_mode='light')
 html_theme_options = dict(navbar_align='left', navbar_end=[], navigation_with_keys=False, show_prev_next=False,
     secondary_sidebar_items=['page-toc'], footer_start=['made'], footer_end=[])
 '''
-FOOTER = '<p>Made by xstilts from executed notebooks. Each report ends with what is needed to make it again.</p>'
+FOOTER = '<p>Made by xstilts from executed notebooks. Each report ends with what is needed to reproduce it.</p>'
 
 # %% ../../nbs/report/40_site.ipynb #89f1087a
-POLICY = "default-src 'self' file: data: 'unsafe-inline'"  # of every page: the site's own files and nothing else
+POLICY = "default-src 'self' file: data: 'unsafe-inline'"  # of every page: only the site's own files
 HOOKS = f'''from html import escape
 from docutils.nodes import SkipNode,reference
 def tex(self, node):
     self.body.append('<code class="tex">'+escape(node.astext())+'</code>')
     raise SkipNode
-def guard(app, page, template, context, doctree):
-    context['metatags'] = '<meta http-equiv="Content-Security-Policy" content="'+{POLICY!r}+'"/>'+context.get('metatags', '')
-def calm(app, doctree, docname):
+def add_policy(app, page, template, context, doctree):
+    policy = '<meta http-equiv="Content-Security-Policy" content="'+{POLICY!r}+'"/>'
+    context['metatags'] = policy+context.get('metatags', '')
+def disarm_links(app, doctree, docname):
     for o in doctree.findall(reference):
         scheme,colon,_ = ''.join(o.get('refuri', '').split()).split('/')[0].partition(':')
         if colon and scheme.lower() not in ('http','https','mailto'): o['refuri'] = '#'
 def setup(app):
     app.add_html_math_renderer('tex', (tex, None), (tex, None))
-    app.connect('html-page-context', guard)
-    app.connect('doctree-resolved', calm)
+    app.connect('html-page-context', add_policy)
+    app.connect('doctree-resolved', disarm_links)
 '''
 
 # %% ../../nbs/report/40_site.ipynb #69a32de3
 CSS = '''.bd-main .bd-content .bd-article-container{max-width:76rem}
-.bd-page-width{max-width:none} .bd-sidebar-primary{flex:0 0 17rem;font-size:.9rem} .bd-sidebar-secondary{flex:0 0 13rem}
-.bd-article h1{font-size:2rem} .bd-article h2{font-size:1.4rem} .bd-article h3{font-size:1.15rem}
-.bd-article .toctree-wrapper ul{columns:16rem;padding-left:0;list-style:none;font-size:.9rem} .bd-article .toctree-wrapper li{overflow-wrap:anywhere}
-div.cell{margin:.4rem 0} div.cell .cell_output{margin-top:0;overflow-x:auto} div.cell .cell_output img{width:100%;height:auto}
-div.cell details.hide{background:none!important;border:0!important;box-shadow:none!important;margin:0!important;padding:0!important;display:flow-root}
-div.cell details.hide>summary{float:right;border:0!important;padding:0 .2rem!important;font-size:.75rem;font-weight:400;line-height:1.3;background:none!important;box-shadow:none!important;color:var(--pst-color-text-muted)}
-div.cell details.hide>summary p{margin:0} div.cell details.hide>summary:hover{text-decoration:underline} div.cell details.hide>.cell_input{clear:both}
-div.cell .cell_input pre{font-size:.8rem} div.cell .cell_output pre{font-size:.85rem;white-space:pre-wrap;overflow-wrap:anywhere}
-div.cell .cell_output table{width:auto;margin-left:0!important;margin-right:auto!important;font-size:.9rem;font-variant-numeric:tabular-nums}
-div.cell .cell_output table.dataframe{border:0;border-collapse:collapse} table.dataframe tr>*{border:0;border-bottom:1px solid #d3d3d3;padding:.3rem .8rem .3rem .2rem;text-align:left}
-.bd-links__title{display:none} .bd-footer p{font-size:.8rem;color:var(--pst-color-text-muted)}
+.bd-page-width{max-width:none}
+.bd-sidebar-primary{flex:0 0 17rem;font-size:.9rem}
+.bd-sidebar-secondary{flex:0 0 13rem}
+.bd-article h1{font-size:2rem}
+.bd-article h2{font-size:1.4rem}
+.bd-article h3{font-size:1.15rem}
+.bd-article .toctree-wrapper ul{columns:16rem;padding-left:0;list-style:none;font-size:.9rem}
+.bd-article .toctree-wrapper li{overflow-wrap:anywhere}
+div.cell{margin:.4rem 0}
+div.cell .cell_output{margin-top:0;overflow-x:auto}
+div.cell .cell_output img{width:100%;height:auto}
+div.cell details.hide{background:none!important;border:0!important;box-shadow:none!important;
+ margin:0!important;padding:0!important;display:flow-root}
+div.cell details.hide>summary{float:right;border:0!important;padding:0 .2rem!important;font-size:.75rem;
+ font-weight:400;line-height:1.3;background:none!important;box-shadow:none!important;
+ color:var(--pst-color-text-muted)}
+div.cell details.hide>summary p{margin:0}
+div.cell details.hide>summary:hover{text-decoration:underline}
+div.cell details.hide>.cell_input{clear:both}
+div.cell .cell_input pre{font-size:.8rem}
+div.cell .cell_output pre{font-size:.85rem;white-space:pre-wrap;overflow-wrap:anywhere}
+div.cell .cell_output table{width:auto;margin-left:0!important;margin-right:auto!important;font-size:.9rem;
+ font-variant-numeric:tabular-nums}
+div.cell .cell_output table.dataframe{border:0;border-collapse:collapse}
+table.dataframe tr>*{border:0;border-bottom:1px solid #d3d3d3;padding:.3rem .8rem .3rem .2rem;text-align:left}
+.bd-links__title{display:none}
+.bd-footer p{font-size:.8rem;color:var(--pst-color-text-muted)}
 @page{margin:15mm}
 @media print{
- details.hide,.bd-header,.bd-sidebar-primary,.bd-sidebar-secondary,.bd-header-article,.skip-link,#pst-back-to-top,.toctree-wrapper,.headerlink{display:none!important}
- *{overflow:visible!important;scrollbar-width:none!important} ::-webkit-scrollbar{display:none}
- .bd-main .bd-content .bd-article-container{max-width:none;padding:0} img,tr{break-inside:avoid} h1,h2,h3{break-after:avoid}}
+ details.hide,.bd-header,.bd-sidebar-primary,.bd-sidebar-secondary,.bd-header-article,.skip-link,
+ #pst-back-to-top,.toctree-wrapper,.headerlink{display:none!important}
+ *{overflow:visible!important;scrollbar-width:none!important}
+ ::-webkit-scrollbar{display:none}
+ .bd-main .bd-content .bd-article-container{max-width:none;padding:0}
+ img,tr{break-inside:avoid}
+ h1,h2,h3{break-after:avoid}}
 '''
 
 # %% ../../nbs/report/40_site.ipynb #d48f0c8d
 def escaped(
     s:str,  # from a notebook or a file name
-)->str:     # shows as `s` in Markdown and in HTML
-    "Text that cannot become part of the page's structure"
+)->str:     # displays as `s` in Markdown and in HTML
+    "Text without any character that could be read as markup"
     return re.sub(r'[^\w\s]|_', lambda o: f'&#{ord(o[0])};', ' '.join(s.split()))
 
 def safe_name(
     name:str,  # of a study or a report
 )->str:        # letters, digits, dot, hyphen and underscore
-    "A name for files and links; one that had to be changed carries a hash, so that two stay two"
+    "A name for files and links; a name that had to be changed ends in a hash, so that two names stay distinct"
     if re.fullmatch(r'[A-Za-z0-9][\w.-]*', name, re.ASCII): return name
-    return f"{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-')}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}".lstrip('-')
+    plain = re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-')
+    digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
+    return f'{plain}-{digest}'.lstrip('-')
 
 # %% ../../nbs/report/40_site.ipynb #9483eb44
 def heading(
     nb:dict,                    # a notebook as JSON
 )->tuple[str|None,str|None]:    # its first heading and its first quoted line, None where it has none
-    "What a notebook says it is about"
-    lines = [l.strip() for c in nb['cells'] if c['cell_type']=='markdown' for l in ''.join(c['source']).splitlines()]
-    first = lambda mark: next((l[2:].strip() for l in lines if l.startswith(mark)), None)
+    "Title and question of a notebook"
+    texts = [''.join(c['source']) for c in nb['cells'] if c['cell_type']=='markdown']
+    lines = [l.strip() for text in texts for l in text.splitlines()]
+    def first(mark): return next((l[2:].strip() for l in lines if l.startswith(mark)), None)
     return first('# '), first('> ')
 
 # %% ../../nbs/report/40_site.ipynb #68c7c542
-ALLOWED_TAGS = frozenset('a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure h1 h2 h3 h4 h5 h6 hr i img ins kbd li mark ol p pre q s small span strong style sub summary sup table tbody td tfoot th thead tr u ul var'.split())
-ALLOWED_ATTRIBUTES = frozenset('align alt border cellpadding cellspacing class colspan dir headers height href id lang open role rowspan scope span src start style title valign width'.split())
-VOID_TAGS = ('br','col','hr','img')  # have no end
+ALLOWED_TAGS = frozenset('''a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption
+    figure h1 h2 h3 h4 h5 h6 hr i img ins kbd li mark ol p pre q s small span strong style sub summary sup
+    table tbody td tfoot th thead tr u ul var'''.split())
+ALLOWED_ATTRIBUTES = frozenset('''align alt border cellpadding cellspacing class colspan dir headers height href id
+    lang open role rowspan scope span src start style title valign width'''.split())
+VOID_TAGS = ('br','col','hr','img')  # elements without an end tag
 
-class _Inert(HTMLParser):
-    "Reads HTML and writes what may be shown of it"
+class _Sanitiser(HTMLParser):
+    "Parses HTML and writes its allowed part"
     def __init__(self):
         super().__init__()
-        self.out,self.within = [],[]  # what is written, the elements that are open
+        self.out = []     # parts of the HTML that is written
+        self.within = []  # open elements
     def handle_starttag(self, tag, attrs):
         if tag not in ALLOWED_TAGS: return self.handle_data(self.get_starttag_text())
         attrs = [(k, v or '') for k,v in attrs if k in ALLOWED_ATTRIBUTES or k.startswith(('aria-','data-'))]
-        kept = ''.join(f' {k}="{escape(v)}"' for k,v in attrs if _harmless(k, v))
+        kept = ''.join(f' {k}="{escape(v)}"' for k,v in attrs if _is_safe(k, v))
         self.out.append(f'<{tag}{kept}>')
         if tag not in VOID_TAGS: self.within.append(tag)
     def handle_startendtag(self, tag, attrs): self.handle_starttag(tag, attrs)
@@ -122,103 +151,142 @@ class _Inert(HTMLParser):
         while tag in self.within and last!=tag:
             last = self.within.pop()
             self.out.append(f'</{last}>')
-    def handle_data(self, data): self.out.append(data.replace('<', '') if self.within[-1:]==['style'] else escape(data, quote=False))
+    def handle_data(self, data):
+        in_style = self.within[-1:]==['style']
+        self.out.append(data.replace('<', '') if in_style else escape(data, quote=False))
 
-def _harmless(name, value):
-    "May this be followed or loaded? No scheme, or one that runs nothing"
-    m = re.match(r'([^/?#]*?):', re.sub(r'[\x00-\x20]', '', value))
-    return name not in ('href','src') or not m or m[1].lower() in ('http','https','mailto') or name=='src' and re.sub(r'\s', '', value).lower().startswith('data:image/')
+def _is_safe(name, value):
+    "Does an attribute refer to nothing that would be executed?"
+    if name not in ('href','src'): return True
+    scheme = re.match(r'([^/?#]*?):', re.sub(r'[\x00-\x20]', '', value))
+    if not scheme or scheme[1].lower() in ('http','https','mailto'): return True
+    return name=='src' and re.sub(r'\s', '', value).lower().startswith('data:image/')
 
 # %% ../../nbs/report/40_site.ipynb #899ba5ce
 def sanitise_html(
-    html:str,  # from an output
-)->str:        # shows the same, runs nothing, ends what it begins
-    "HTML of which nothing can act on the page around it"
-    made = _Inert()
-    made.feed(html)
-    made.close()
-    return ''.join(made.out)+''.join(f'</{o}>' for o in reversed(made.within))
+    html:str,  # from an output of a notebook
+)->str:        # all its elements are closed
+    "HTML that displays the same and executes nothing"
+    parser = _Sanitiser()
+    parser.feed(html)
+    parser.close()
+    return ''.join(parser.out)+''.join(f'</{o}>' for o in reversed(parser.within))
 
 # %% ../../nbs/report/40_site.ipynb #32656112
-KEPT_MIME_TYPES = ('text/html', 'text/markdown', 'text/plain', 'image/png', 'image/jpeg', 'image/svg+xml')  # of a cell's outputs
-SANITISERS = {'text/html': sanitise_html, 'text/markdown': lambda o: o.replace('<', '&lt;')}  # Markdown without raw HTML, which myst-nb would let through
+# of a notebook's outputs
+KEPT_MIME_TYPES = ('text/html', 'text/markdown', 'text/plain', 'image/png', 'image/jpeg', 'image/svg+xml')
+
+def sanitise_markdown(
+    text:str,  # from an output of a notebook
+)->str:
+    "Markdown without raw HTML, which myst-nb would let through"
+    return text.replace('<', '&lt;')
+
+SANITISERS = {'text/html': sanitise_html, 'text/markdown': sanitise_markdown}  # MIME type -> function of a text
+
+def _sanitise_output(data):
+    "The parts of an output that are kept, by MIME type"
+    kept = {k: v for k,v in data.items() if k in KEPT_MIME_TYPES}
+    return kept|{k: sanitise(''.join(kept[k])) for k,sanitise in SANITISERS.items() if k in kept}
 
 def sanitise_notebook(
     nb:dict,  # a notebook as JSON, changed in place
-)->dict:
-    "Fold the code of a notebook and keep what its outputs show, not what they would run"
+)->dict:      # the same
+    "Fold the code of a notebook and sanitise its outputs"
     nb['metadata'].pop('widgets', None)
     for c in nb['cells']:
         if c['cell_type']!='code': continue
-        c['metadata'] = dict(tags=['remove-input' if 'hide-input' in c['metadata'].get('tags', []) else 'hide-input'])
+        is_hidden = 'hide-input' in c['metadata'].get('tags', [])
+        c['metadata'] = dict(tags=['remove-input' if is_hidden else 'hide-input'])
         for o in c['outputs']:
-            if 'data' not in o: continue
-            o['data'] = {k: SANITISERS[k](''.join(v)) if k in SANITISERS else v for k,v in o['data'].items() if k in KEPT_MIME_TYPES}
+            if 'data' in o: o['data'] = _sanitise_output(o['data'])
     return nb
 
 # %% ../../nbs/report/40_site.ipynb #cb9179a0
-def markdown(nb:dict, text:str)->dict:
-    "A Markdown cell that fits the notebook's own format"
-    return dict(cell_type='markdown', metadata={}, source=text, **({'id': hashlib.blake2b(text.encode(), digest_size=4).hexdigest()} if nb['nbformat_minor']>4 else {}))
+def markdown(
+    nb:dict,   # a notebook as JSON, whose format the cell follows
+    text:str,  # its source
+)->dict:
+    "A Markdown cell for a notebook"
+    cell = dict(cell_type='markdown', metadata={}, source=text)
+    if nb['nbformat_minor']>4: cell['id'] = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+    return cell
 
 def with_title(
     nb:dict,    # a notebook as JSON, changed in place
-    name:str,   # how the page is headed
-)->dict:
-    "A notebook headed by `name`; its old heading is the paragraph below"
+    name:str,   # the title of the page
+)->dict:        # the same
+    "A notebook with the title `name`; its old title becomes the paragraph below"
+    def bold(match): return f'**{match[1].strip()}**'
     for c in nb['cells']:
         if c['cell_type']=='markdown' and heading(dict(cells=[c]))[0]:
-            c['source'] = re.sub(r'^# +(.*)$', lambda o: f'**{o[1].strip()}**', ''.join(c['source']), count=1, flags=re.M)
+            c['source'] = re.sub(r'^# +(.*)$', bold, ''.join(c['source']), count=1, flags=re.M)
             break
     nb['cells'].insert(0, markdown(nb, f'# {escaped(name)}'))
     return nb
 
 def short_title(
     stem:str,  # a file's name, as in score-mini-mnli-xnli-s1-7de90769
-)->str:        # as in cell mini mnli xnli s1
-    "What a reader calls a cell or a training"
+)->str:        # as in mini mnli xnli s1
+    "The name of an experiment or a training for readers"
     kind,slug = parse_key(stem) or ('', stem)
     words = slug.replace('-', ' ').strip() or stem
     return words if kind in ('','score') else f'{kind} {words}'
 
 # %% ../../nbs/report/40_site.ipynb #4dff979b
-KINDS = dict(experiments='Experiments', stages='Trainings')  # folders of a study -> how its list of them is headed
+KINDS = dict(experiments='Experiments', stages='Trainings')  # folder of a study -> heading of the list of its reports
 
-def load(path:Path)->dict:
-    "A notebook as JSON, tamed; one that is damaged is named"
-    at = '/'.join(path.parts[-3:] if path.parent.name in KINDS else path.parts[-2:])
-    mend = 'render it again, `xstilts report` with the name of the study or of the notebook'
+def load(
+    path:Path,  # of a notebook below a study
+)->dict:
+    "A notebook as JSON, sanitised; the error names a damaged one"
+    place = '/'.join(path.parts[-3:] if path.parent.name in KINDS else path.parts[-2:])
+    advice = 'render it again, `xstilts report` with the name of the study or of the notebook'
     try: nb = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as e: raise ValueError(f'{at} is damaged ({e}): {mend}') from e
-    if not isinstance(nb, dict) or not isinstance(nb.get('cells'), list): raise ValueError(f'{at} is not a notebook: {mend}')
+    except ValueError as e: raise ValueError(f'{place} is damaged ({e}): {advice}') from e
+    is_notebook = isinstance(nb, dict) and isinstance(nb.get('cells'), list)
+    if not is_notebook: raise ValueError(f'{place} is not a notebook: {advice}')
     return sanitise_notebook(nb)
 
-def save(nb:dict, path:Path):
-    "Write a notebook, its folder too"
+def save(
+    nb:dict,    # a notebook as JSON
+    path:Path,  # its folder is created
+):
+    "Write a notebook"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(nb), encoding='utf-8')
 
+# %% ../../nbs/report/40_site.ipynb #457bcb26
+def _page_list(study, kind):
+    "A heading and a list of links to the reports of one kind"
+    names = [safe_name(o.stem) for o in sorted((study/kind).glob('*.ipynb'))]
+    links = '\n'.join(f'{short_title(o)} <{kind}/{o}>' for o in names)
+    caption = KINDS[kind]
+    return f'## {caption}\n\n```{{toctree}}\n:maxdepth: 1\n:caption: {caption}\n\n{links}\n```'
+
 def write_study(
-    study:Path,                # a folder with report.ipynb, and maybe experiments/ and stages/
+    study:Path,                # a folder with report.ipynb, and perhaps experiments/ and stages/
     src:Path,                  # Sphinx's sources
 )->tuple[str,str|None,int]:    # title, question, number of pages below the report
-    "Write the report of a study and, below it, those of its cells and trainings"
-    to,nb,n = src/safe_name(study.name), load(study/'report.ipynb'), 0
+    "Write the report of a study and, below it, those of its experiments and trainings"
+    folder = src/safe_name(study.name)
+    nb = load(study/'report.ipynb')
     title,question = heading(nb)
     if title is None: nb['cells'].insert(0, markdown(nb, f'# {escaped(study.name)}'))
-    for kind,caption in KINDS.items():
+    n_pages = 0
+    for kind in KINDS:
         files = sorted((study/kind).glob('*.ipynb'))
-        for f in files: save(with_title(load(f), short_title(f.stem)), to/kind/f'{safe_name(f.stem)}.ipynb')
-        rows = '\n'.join(f'{short_title(safe_name(f.stem))} <{kind}/{safe_name(f.stem)}>' for f in files)
-        if files: nb['cells'].append(markdown(nb, f'## {caption}\n\n```{{toctree}}\n:maxdepth: 1\n:caption: {caption}\n\n{rows}\n```'))
-        n += len(files)
-    save(nb, to/'index.ipynb')
-    return title or study.name, question, n
+        for f in files: save(with_title(load(f), short_title(f.stem)), folder/kind/f'{safe_name(f.stem)}.ipynb')
+        if files: nb['cells'].append(markdown(nb, _page_list(study, kind)))
+        n_pages += len(files)
+    save(nb, folder/'index.ipynb')
+    return title or study.name, question, n_pages
 
 # %% ../../nbs/report/40_site.ipynb #08fe0bd3
 INDEX = '''# Reports
 
-Does training a multilingual model on an intermediate task first make it better at a target task in languages it was never tuned on? Each study answers for its own grid of models, tasks and seeds.
+Does training a multilingual model on an intermediate task first improve zero-shot transfer of a target task
+to languages without training data? Each study answers for its own combinations of models, tasks and seeds.
 
 | study | title | question | reports |
 | --- | --- | --- | --- |
@@ -233,60 +301,91 @@ Does training a multilingual model on an intermediate task first make it better 
 ```
 '''
 
+def _index_row(study, title, question, n_pages):
+    link = f'[{escaped(study.name)}]({safe_name(study.name)}/index.ipynb)'
+    return f"| {link} | {escaped(title)} | {escaped(question or '')} | {n_pages} |"
+
 # %% ../../nbs/report/40_site.ipynb #68e1b4b4
 def write_sources(
     reports:Path,         # rendered studies
-    studies:list[Path],   # those of them that go in
+    studies:list[Path],   # those of them that the site shows
     src:Path,             # an empty folder
 ):
-    "Write everything Sphinx reads"
-    for o,text in {'conf.py':CONF+HOOKS, '_static/reports.css':CSS, '_templates/made.html':FOOTER}.items():
-        (src/o).parent.mkdir(parents=True, exist_ok=True)
-        (src/o).write_text(text, encoding='utf-8')
-    row = lambda o,title,question,n: f"| [{escaped(o.name)}]({safe_name(o.name)}/index.ipynb) | {escaped(title)} | {escaped(question or '')} | {n} |"
-    rows = '\n'.join(row(o, *write_study(o, src)) for o in studies)
-    readme = reports/'README.md'
-    if readme.exists(): (src/'readme.md').write_text('---\norphan: true\n---\n'+readme.read_text(encoding='utf-8'), encoding='utf-8')
+    "Write everything that Sphinx reads"
+    for name,text in {'conf.py': CONF+HOOKS, '_static/reports.css': CSS, '_templates/made.html': FOOTER}.items():
+        (src/name).parent.mkdir(parents=True, exist_ok=True)
+        (src/name).write_text(text, encoding='utf-8')
+    rows = '\n'.join(_index_row(o, *write_study(o, src)) for o in studies)
     tree = '\n'.join(f'{safe_name(o.name)} <{safe_name(o.name)}/index>' for o in studies)
-    (src/'index.md').write_text(INDEX.format(rows=rows, tree=tree, readme='[About these reports](readme.md)'*readme.exists()), encoding='utf-8')
+    readme = reports/'README.md'
+    link = '[About these reports](readme.md)' if readme.exists() else ''
+    if readme.exists():
+        text = readme.read_text(encoding='utf-8')
+        (src/'readme.md').write_text(f'---\norphan: true\n---\n{text}', encoding='utf-8')
+    (src/'index.md').write_text(INDEX.format(rows=rows, tree=tree, readme=link), encoding='utf-8')
 
 # %% ../../nbs/report/40_site.ipynb #4658fe08
 NEEDED = dict(sphinx='sphinx', myst_nb='myst-nb', pydata_sphinx_theme='pydata-sphinx-theme')  # module -> package
 
-def _stamp(src):
+def _fingerprint(src):
+    "A hash of Sphinx's sources and of the versions of the packages that read them"
     h = hashlib.blake2b(repr([version(o) for o in NEEDED.values()]).encode(), digest_size=8)
-    for f in sorted(o for o in src.rglob('*') if o.is_file()): h.update(repr((f.relative_to(src).as_posix(), hashlib.blake2b(f.read_bytes()).digest())).encode())
+    for f in sorted(o for o in src.rglob('*') if o.is_file()):
+        content = hashlib.blake2b(f.read_bytes()).digest()
+        h.update(repr((f.relative_to(src).as_posix(), content)).encode())
     return h.hexdigest()
 
 def _sphinx(src, html):
-    res = subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-j', '1', '-b', 'html', '-d', str(src.parent/'doctrees'), str(src), str(html)],
-        capture_output=True, text=True, cwd=src)
-    if res.returncode: raise ValueError('Sphinx could not build the site, the old one is kept:\n'+'\n'.join((res.stdout+res.stderr).splitlines()[-20:]))
+    doctrees = src.parent/'doctrees'
+    command = [sys.executable, '-m', 'sphinx', '-q', '-j', '1', '-b', 'html', '-d', str(doctrees), str(src), str(html)]
+    res = subprocess.run(command, capture_output=True, text=True, cwd=src)
+    if not res.returncode: return
+    last = '\n'.join((res.stdout+res.stderr).splitlines()[-20:])
+    raise ValueError(f'Sphinx could not build the site, the old one is kept:\n{last}')
+
+def _rendered_studies(reports):
+    "The folders of studies in a folder of reports; an error if there are none, or if a report is lost"
+    if reports.exists() and not reports.is_dir():
+        raise ValueError(f'{reports} is not a folder, and reports are looked for there')
+    studies = sorted(o.parent for o in reports.glob('[!.]*/report.ipynb'))
+    lost = sorted(o.parent.name for o in reports.glob('[!.]*/study.yaml') if o.parent not in studies)
+    advice = '`xstilts run` with the name of the study renders it again'
+    if lost: raise ValueError(f"the report of {', '.join(lost)} is lost: {advice}")
+    if not studies:
+        raise ValueError(f'no study has been rendered in {reports.name}/: run one first, as in `xstilts run demo`')
+    return studies
+
+def _check_packages():
+    "Refuse to build where Sphinx or its extensions are not installed"
+    missing = [package for module,package in NEEDED.items() if importlib.util.find_spec(module) is None]
+    if missing: raise ValueError(f"the site needs {' and '.join(missing)}: pip install xstilts[site]")
+
+def _check_target(out):
+    "Refuse to replace a folder that is not a site"
+    is_other = out.exists() and not (out/'.stamp').exists() and (not out.is_dir() or any(out.iterdir()))
+    if is_other: raise ValueError(f'{out.name} exists and is not a site: name a new folder')
 
 # %% ../../nbs/report/40_site.ipynb #c8ed57d8
 def build_site(
-    reports:Path,         # <study>/report.ipynb with experiments/ and stages/ beside it, as the engine leaves them
+    reports:Path,         # <study>/report.ipynb with experiments/ and stages/ beside it, as the engine writes them
     out:Path|None=None,   # a new folder or an earlier site; reports/site if None
 )->Path:                  # the folder with index.html
-    "Build the site of all rendered studies; nothing is done where nothing changed"
-    reports,out = Path(reports).resolve(), Path(out or Path(reports)/'site').resolve()
-    if reports.exists() and not reports.is_dir(): raise ValueError(f'{reports} is not a folder, and reports are looked for there')
-    studies = sorted(o.parent for o in reports.glob('[!.]*/report.ipynb'))
-    lost = sorted(o.parent.name for o in reports.glob('[!.]*/study.yaml') if o.parent not in studies)
-    if lost: raise ValueError(f"the report of {', '.join(lost)} is lost: `xstilts run` with the name of the study renders it again")
-    if not studies: raise ValueError(f'no study has been rendered in {reports.name}/: run one first, as in `xstilts run demo`')
-    missing = [v for k,v in NEEDED.items() if importlib.util.find_spec(k) is None]
-    if missing: raise ValueError(f"the site needs {' and '.join(missing)}: pip install xstilts[site]")
-    old = out/'.stamp'
-    if out.exists() and not old.exists() and (not out.is_dir() or any(out.iterdir())): raise ValueError(f'{out.name} exists and is not a site: name a new folder')
+    "Build the site of all rendered studies; nothing is built if nothing changed"
+    reports = Path(reports).resolve()
+    out = Path(out or reports/'site').resolve()
+    studies = _rendered_studies(reports)
+    _check_packages()
+    _check_target(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'{temporary(out).name}.') as d:
-        src,html = Path(d)/'src', Path(d)/'html'
+        src = Path(d)/'src'
+        html = Path(d)/'html'
         write_sources(reports, studies, src)
-        stamp = _stamp(src)
-        if old.exists() and old.read_text()==stamp and (out/'index.html').exists(): return out
+        stamp = out/'.stamp'
+        fingerprint = _fingerprint(src)
+        if stamp.exists() and stamp.read_text()==fingerprint and (out/'index.html').exists(): return out
         _sphinx(src, html)
-        (html/'.stamp').write_text(stamp)
+        (html/'.stamp').write_text(fingerprint)
         if out.exists(): out.rename(Path(d)/'old')
         html.rename(out)
     return out
