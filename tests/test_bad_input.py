@@ -99,16 +99,16 @@ def test_more_processes_than_gpus(folder, monkeypatch):
 def test_an_update_that_does_not_fit_is_cut_and_told(folder, monkeypatch):
     "Halved as often as it takes; the weights are those of the whole update to rounding, and the cell's flags say so."
     import torch
-    import xstilts.learn.train as training
+    import xstilts.learn.updates as updates
     from xstilts.core.store import read_json
-    real = training.one_update
+    real = updates.one_update
     def short(acc, net, opt, micro, *a, **kw):
         if max(len(b['input_ids']) for _, b in micro)>3: raise torch.OutOfMemoryError('pretended')
         return real(acc, net, opt, micro, *a, **kw)
     size = dict(target_max_length=64, target_dropout=0., target_lr=1e-3)
     whole = load_file(run_stage(stages(experiment(folder, **size))[-1])/'heads.safetensors')
     shutil.rmtree(os.environ['XSTILTS_ARTIFACTS'])
-    monkeypatch.setattr(training, 'one_update', short)
+    monkeypatch.setattr(updates, 'one_update', short)
     cut = load_file(run_stage(stages(experiment(folder, **size))[-1])/'heads.safetensors')
     assert all(torch.allclose(whole[k], cut[k], atol=1e-5) for k in whole)
     assert any('forward passes: memory' in o for o in read_json(run_experiment(experiment(folder, **size)))['flags'])
@@ -117,18 +117,18 @@ def test_an_update_that_does_not_fit_is_cut_and_told(folder, monkeypatch):
 def test_one_example_that_does_not_fit_keeps_the_checkpoint(folder, monkeypatch):
     "Nothing more can be halved: an error that says what to lower; a later run goes on from the checkpoint."
     import torch
-    import xstilts.learn.train as training
-    real, seen = training.one_update, []
+    import xstilts.learn.updates as updates
+    real, seen = updates.one_update, []
     def full(*a, **kw):
         if len(seen)>2: raise torch.OutOfMemoryError('pretended')
         seen.append(1)
         return real(*a, **kw)
     long = experiment(folder, target_max_length=64, target_max_steps=6, target_batch_size=2, target_epochs=9, target_checkpoint_steps=1)
-    monkeypatch.setattr(training, 'one_update', full)
+    monkeypatch.setattr(updates, 'one_update', full)
     with pytest.raises(ValueError, match='does not fit into memory: lower max_length'): run_experiment(long)
     work = artifact_path('work', stages(long)[-1].key)
     assert list(work.rglob('*.safetensors'))
-    monkeypatch.setattr(training, 'one_update', lambda *a, **kw: (seen.append(1), real(*a, **kw))[1])
+    monkeypatch.setattr(updates, 'one_update', lambda *a, **kw: (seen.append(1), real(*a, **kw))[1])
     assert run_experiment(long).exists() and len(seen)==6
 
 

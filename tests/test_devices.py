@@ -50,7 +50,7 @@ def test_groups_of_a_dual_encoder_are_shared_whole(tmp_path):
     for a, b in zip(one['log'], two['log'], strict=True):
         assert abs(a['loss']-b['loss'])<1e-5 and (a['labels'], a.get('dev'))==(b['labels'], b.get('dev')), (a, b)
     assert one['told']==two['told'] and 'nothing to do' not in ' '.join(two['told'])
-    assert [o for o in idle['told'] if 'chance' not in o]==['1 of 2 processes had nothing to do: an update has no more than 1 of the groups of pairs that are told apart together, and none is cut']
+    assert [o for o in idle['told'] if 'chance' not in o]==['1 of 2 processes had nothing to do: the number of groups of contrasted pairs in an update is at most 1, and no group is cut']
 
 
 @pytest.fixture(scope='module')
@@ -101,14 +101,14 @@ def test_a_number_of_devices_that_is_none(tmp_path):
 
 KEPT = """
 import resource, torch
-from xstilts.learn.devices import kept_memory
+from xstilts.learn.devices import retain_memory
 def faults():
     "Pages that a block asks for where a larger one was freed before"
     for mb in (200, 100):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         torch.empty(mb, 2**20, dtype=torch.uint8).fill_(1)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt-before
-with kept_memory(): kept = faults()
+with retain_memory(): kept = faults()
 print(kept, faults())
 """
 
@@ -130,7 +130,10 @@ from test_families import FAMILIES, LENGTH, WITH_MLM, Lines, logits, parts, rows
 from xstilts.learn.heads import first_position
 from xstilts.catalog.tasks import tasks
 from xstilts.learn.tokenize import encode
-from xstilts.learn.train import Recipe, TaskFeed, WithMLM, train, first, whole
+from xstilts.learn.devices import gather, is_main
+from xstilts.learn.feeds import TaskFeed, WithMLM
+from xstilts.learn.recipe import Recipe
+from xstilts.learn.train import train
 to, logs = Path(sys.argv[1]), {}
 def folder(name, specials, one, two, names, config, cls):
     "A toy of a family, one for each process; before they know of each other, since transformers lets one write for all"
@@ -150,9 +153,9 @@ for name, at in {k: folder(k, *v) for k, v in FAMILIES.items()}.items():
     if name in WITH_MLM: feed = WithMLM(feed, Lines(enc['mnli'], tok, first_position(net.encoder)), .3, 0)
     score = lambda n: float(sum(abs(o).sum() for o in logits(n, 'mnli', enc['mnli'], tok.pad_token_id)))
     logs[name] = [dict(loss=o['loss'], dev=o['dev']) for o in train(net, feed, r, 0, to/'work'/name, evaluate=score)]
-    state = whole(net.state_dict())
-    if first(): save_file(state, to/f'{name}.safetensors')
-if first(): (to/'logs.json').write_text(json.dumps(logs))
+    state = gather(net.state_dict())
+    if is_main(): save_file(state, to/f'{name}.safetensors')
+if is_main(): (to/'logs.json').write_text(json.dumps(logs))
 """
 
 
@@ -193,7 +196,9 @@ sys.path.insert(0, 'tests')
 from test_families import FAMILIES, rows, toy_tokenizer
 from xstilts.catalog.tasks import tasks
 from xstilts.learn.text2text import TextFeed, TextNet, encode_text, seq2seq, write
-from xstilts.learn.train import Recipe, first, train, whole
+from xstilts.learn.devices import gather, is_main
+from xstilts.learn.recipe import Recipe
+from xstilts.learn.train import train
 to = Path(sys.argv[1])
 at = str(to/f"mt5{os.environ.get('RANK', 0)}")
 specials, one, two, names, config, cls = FAMILIES['mt5']
@@ -209,8 +214,8 @@ def score(n):
     texts.append(write(n, tok, enc['panx'], 6))
     return float(sum(map(len, texts[-1])))
 log = train(net, TextFeed(enc, r, 0, tok.pad_token_id, 0), r, 0, to/'work', evaluate=score)
-state = whole(net.state_dict())
-if first():
+state = gather(net.state_dict())
+if is_main():
     save_file(state, to/'net.safetensors')
     (to/'log.json').write_text(json.dumps(dict(log=[dict(loss=o['loss'], dev=o['dev'], labels=o['labels'], padding=o['padding']) for o in log], texts=texts)))
 """

@@ -212,7 +212,7 @@ def flip_a_mask_bit(monkeypatch):
         res['attention_mask'][0, 1] = 0
         return res
     monkeypatch.setattr(batches, 'collate', collate)
-    monkeypatch.setattr('xstilts.learn.train.collate', collate)
+    monkeypatch.setattr('xstilts.learn.feeds.collate', collate)
 
 
 def wrong_padding_id(monkeypatch):
@@ -220,7 +220,7 @@ def wrong_padding_id(monkeypatch):
     plain = batches.collate
     collate = lambda enc, ix, pad, *args, **kw: plain(enc, ix, pad+1, *args, **kw)
     monkeypatch.setattr(batches, 'collate', collate)
-    monkeypatch.setattr('xstilts.learn.train.collate', collate)
+    monkeypatch.setattr('xstilts.learn.feeds.collate', collate)
 
 
 def swap_a_label(monkeypatch):

@@ -10,8 +10,8 @@ import pytest
 
 root = Path(__file__).parent.parent
 KILLED = """
-import json, os, random, sys
-import xstilts.learn.train as t
+import json, os, random, shutil, sys
+import xstilts.learn.updates as updates
 from xstilts.run.stages import Experiment, run_stage, stages
 from xstilts.core.store import read_json
 import safetensors.torch, transformers
@@ -29,7 +29,7 @@ def watched(at):
             if seen[0]==at: os.kill(os.getpid(), 9)
             return real(*a, **kw)
         setattr(of, name, call)
-    for of,name in ((t,'one_update'),(safetensors.torch,'save_file'),(t.os,'replace'),(t.shutil,'rmtree')): around(of, name)
+    for of,name in ((updates,'one_update'),(safetensors.torch,'save_file'),(os,'replace'),(shutil,'rmtree')): around(of, name)
     return seen
 
 def attempt(store, at):
