@@ -195,7 +195,7 @@ from safetensors.torch import save_file
 sys.path.insert(0, 'tests')
 from test_families import FAMILIES, rows, toy_tokenizer
 from xstilts.catalog.tasks import tasks
-from xstilts.learn.text2text import TextFeed, TextNet, encode_text, seq2seq, write
+from xstilts.learn.text2text import TextFeed, TextNet, encode_text, generate_texts, seq2seq
 from xstilts.learn.devices import gather, is_main
 from xstilts.learn.recipe import Recipe
 from xstilts.learn.train import train
@@ -211,7 +211,7 @@ net = TextNet(seq2seq(at), [tasks[o] for o in few])
 r = Recipe(lr=1e-2, epochs=2, batch_size=4, micro_batch=2, eval_steps=3, optimiser='adafactor', precision='float32')
 texts = []
 def score(n):
-    texts.append(write(n, tok, enc['panx'], 6))
+    texts.append(generate_texts(n, tok, enc['panx'], 6))
     return float(sum(map(len, texts[-1])))
 log = train(net, TextFeed(enc, r, 0, tok.pad_token_id, 0), r, 0, to/'work', evaluate=score)
 state = gather(net.state_dict())
