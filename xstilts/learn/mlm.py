@@ -47,6 +47,7 @@ class Corpus:
         "Every word as often as it occurs, to train a tokenizer"
         for words,*_ in self.packed.values(): yield from (self.words[i] for i in words)
 
+# %% ../../nbs/learn/50_mlm.ipynb #cde28c4c
 def _vocabulary(docs, dictionary)->set:
     in_text = {w for d in docs.values() for o in d for w,_ in o}
     return in_text|{w for e in dictionary.values() for w in e.values()}
