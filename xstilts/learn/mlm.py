@@ -233,6 +233,7 @@ def _originals(feed, words, n)->np.ndarray:
     begins[np.cumsum(n)-n] = True
     return np.where(begins, np.repeat(feed.flat[feed.at[words]], n), -100)
 
+# %% ../../nbs/learn/50_mlm.ipynb #a2750734
 def lm_row(
     feed:LMFeed,  # with corpus and tokenizer
     doc:int,      # as in `window_rows`
