@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TaskFeed', 'WithMLM']
 
-# %% ../../nbs/learn/36_feeds.ipynb #e61db7cc
+# %% ../../nbs/learn/36_feeds.ipynb #c972bcb9
 from itertools import count
 import numpy as np
 from .batches import collate,mixed,order
@@ -63,7 +63,7 @@ class TaskFeed:
         for ix in np.array_split(pairs, -(-len(pairs)//contrast_size(self.recipe))):
             b = collate(self.sets[task], ix.ravel(), self.pad, self.first)
             query = int(self.sets[task].lengths[ix[:,0]].max())
-            more = dict(n_choices=2, whole=True, query_length=-(-query//8)*8)  # padded to a multiple of 8, as in `collate`
+            more = dict(n_choices=2, whole=True, query_length=-(-query//8)*8)  # rounded up to 8 as in `collate`
             yield self.heads.get(task, task), b|more
 
 # %% ../../nbs/learn/36_feeds.ipynb #1c2bbf26
