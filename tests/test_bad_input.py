@@ -1,4 +1,4 @@
-"""Bad input through the door of an experiment: one clear error, before anything is trained, and no lost work."""
+"""Bad input to an experiment: one clear error, before anything is trained, and no lost work."""
 import os
 import shutil
 
@@ -30,14 +30,16 @@ def folder(tmp_path):
     return tmp_path/'sound'
 
 
-def experiment(name, target='xnli', **settings): return Experiment(model=str(name), intermediate='none', target=target, seed=0, settings=dict(FEW)|settings)
+def experiment(name, target='xnli', **settings):
+    return Experiment(model=str(name), intermediate='none', target=target, seed=0, settings=dict(FEW)|settings)
 
 
 def refused(words, make):
-    "One error with these words; nothing is left that would pass for a result."
+    "One error with these words; nothing is left that looks like a result."
     with pytest.raises(ValueError, match=words) as e: run_experiment(make())
     assert '\n' not in str(e.value)
-    assert not [o for room in ('models', 'predictions', 'scores') for o in artifact_path(room).iterdir() if not o.name.startswith('.')]
+    for folder in ('models', 'predictions', 'scores'):
+        assert not [o for o in artifact_path(folder).iterdir() if not o.name.startswith('.')]
     return str(e.value)
 
 
@@ -71,15 +73,17 @@ def test_a_tokenizer_of_another_model(folder):
     other = train_tokenizer([f'{a}{b}{c}' for a in 'abcdefgh' for b in 'ijklmnop' for c in 'qrstuv'], 300)
     for o in folder.glob('token*'): o.unlink()
     other.save_pretrained(folder)
-    refused('take the tokenizer that belongs to these weights', lambda: experiment(folder, target_max_length=64))
+    words = 'take the tokenizer that belongs to these weights'
+    refused(words, lambda: experiment(folder, target_max_length=64))
 
 
 def test_inputs_longer_than_the_positions(folder):
-    refused('max_length 128 is longer than the 64 positions of the encoder', lambda: experiment(folder, target_max_length=128))
+    words = 'max_length 128 is longer than the 64 positions of the encoder'
+    refused(words, lambda: experiment(folder, target_max_length=128))
 
 
 def test_sentences_longer_than_the_positions_are_cut(folder, monkeypatch):
-    "Retrieval has no length of its own to refuse: texts end where the encoder's positions do."
+    "Retrieval has no max_length to refuse: texts end where the encoder's positions do."
     import xstilts.run.experiment as s
     long = lambda rows: tuple(o|dict(text=' '.join([o['text']]*40)) for o in rows)
     real = s.test_rows
@@ -96,47 +100,50 @@ def test_more_processes_than_gpus(folder, monkeypatch):
     from xstilts.run.identity import n_devices
     monkeypatch.setattr('torch.cuda.device_count', lambda: 1)
     monkeypatch.setenv('XSTILTS_DEVICES', '4')
-    with pytest.raises(ValueError, match='devices is 4, and this machine has 1 GPU: say at most that in settings.ini or XSTILTS_DEVICES'): n_devices()
+    words = 'devices is 4, and this machine has 1 GPU: say at most that in settings.ini or XSTILTS_DEVICES'
+    with pytest.raises(ValueError, match=words): n_devices()
 
 
-def test_an_update_that_does_not_fit_is_cut_and_told(folder, monkeypatch):
-    "Halved as often as it takes; the weights are those of the whole update to rounding, and the cell's flags say so."
+def test_an_update_that_does_not_fit_is_cut_with_a_warning(folder, monkeypatch):
+    "Halved as often as needed; the weights are those of the uncut update up to rounding, and a flag warns of it."
     import torch
-    import xstilts.learn.train as training
+    import xstilts.learn.updates as updates
     from xstilts.core.store import read_json
-    real = training.one_update
+    real = updates.one_update
     def short(acc, net, opt, micro, *a, **kw):
         if max(len(b['input_ids']) for _, b in micro)>3: raise torch.OutOfMemoryError('pretended')
         return real(acc, net, opt, micro, *a, **kw)
     size = dict(target_max_length=64, target_dropout=0., target_lr=1e-3)
     whole = load_file(run_stage(stages_of(experiment(folder, **size))[-1])/'heads.safetensors')
     shutil.rmtree(os.environ['XSTILTS_ARTIFACTS'])
-    monkeypatch.setattr(training, 'one_update', short)
+    monkeypatch.setattr(updates, 'one_update', short)
     cut = load_file(run_stage(stages_of(experiment(folder, **size))[-1])/'heads.safetensors')
     assert all(torch.allclose(whole[k], cut[k], atol=1e-5) for k in whole)
-    assert any('forward passes: memory' in o for o in read_json(run_experiment(experiment(folder, **size)))['flags'])
+    flags = read_json(run_experiment(experiment(folder, **size)))['flags']
+    assert any('forward passes: memory' in o for o in flags)
 
 
 def test_one_example_that_does_not_fit_keeps_the_checkpoint(folder, monkeypatch):
-    "Nothing more can be halved: an error that says what to lower; a later run goes on from the checkpoint."
+    "Nothing more can be halved: an error that says what to lower; a later run resumes from the checkpoint."
     import torch
-    import xstilts.learn.train as training
-    real, seen = training.one_update, []
+    import xstilts.learn.updates as updates
+    real, seen = updates.one_update, []
     def full(*a, **kw):
         if len(seen)>2: raise torch.OutOfMemoryError('pretended')
         seen.append(1)
         return real(*a, **kw)
-    long = experiment(folder, target_max_length=64, target_max_steps=6, target_batch_size=2, target_epochs=9, target_checkpoint_steps=1)
-    monkeypatch.setattr(training, 'one_update', full)
+    long = experiment(folder, target_max_length=64, target_max_steps=6, target_batch_size=2, target_epochs=9,
+        target_checkpoint_steps=1)
+    monkeypatch.setattr(updates, 'one_update', full)
     with pytest.raises(ValueError, match='does not fit into memory: lower max_length'): run_experiment(long)
     work = artifact_path('work', stages_of(long)[-1].key)
     assert list(work.rglob('*.safetensors'))
-    monkeypatch.setattr(training, 'one_update', lambda *a, **kw: (seen.append(1), real(*a, **kw))[1])
+    monkeypatch.setattr(updates, 'one_update', lambda *a, **kw: (seen.append(1), real(*a, **kw))[1])
     assert run_experiment(long).exists() and len(seen)==6
 
 
-def test_a_name_that_would_run_on_a_page(tmp_path):
-    "The folder of a model may be called anything; what a page shows of it is text."
+def test_a_name_that_is_markup(tmp_path):
+    "The folder of a model may have any name; a page shows it as text."
     from xstilts.report.site import sanitise_html
     from xstilts.report.tables import html_table
     import pandas as pd

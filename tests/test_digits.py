@@ -1,9 +1,12 @@
-"""Golden digits: what each kind of node computes at toy size, from committed inputs. Digits that move need a new version of their kind, or old results would pass for new ones.
+"""Golden digits: what each kind of node computes at toy size, from committed inputs. Changed digits need a new version
+of their kind, or old results would pass for new ones.
 
-Every kind starts from inputs that are the same on every processor: rows of the miniature, the shipped encoder, heads drawn by numpy. Nothing is compared after a long training,
-where rounding differences between processors grow. `TOLERANCE` is ten times the largest difference between instruction sets that `python tests/test_digits.py drift` measured.
+Every kind starts from inputs that are the same on every CPU: rows of the miniature, the shipped encoder, heads drawn by
+numpy. Nothing is compared after a long training, where rounding differences between CPUs grow. `TOLERANCE` is ten times
+the largest difference between instruction sets that `python tests/test_digits.py drift` measured.
 
-After a change that is meant to move digits: raise the version in `nbs/core/25_store.ipynb`, export, and run `python tests/test_digits.py`."""
+After a change that is meant to move digits: raise the version in `nbs/core/25_store.ipynb`, export, and run
+`python tests/test_digits.py`."""
 import json
 import os
 import subprocess
@@ -26,7 +29,8 @@ OTHER_PROCESSORS = {
     'no vector instructions': dict(ONEDNN_MAX_CPU_ISA='SSE41', ATEN_CPU_CAPABILITY='default'),
 }
 PREDICTED = ('xnli', 'udpos', 'xquad', 'xcopa')  # one target of every kind of head
-STEPS = dict(epochs=3, batch_size=16, train_limit=16, dropout=0., lr=1e-3, eval_steps=1, eval_rows=4)  # three updates on the same rows
+# three updates on the same rows
+STEPS = dict(epochs=3, batch_size=16, train_limit=16, dropout=0., lr=1e-3, eval_steps=1, eval_rows=4)
 
 
 def digits_of_tokens():
@@ -71,7 +75,8 @@ def pretraining():
     from xstilts.learn.recipe import Recipe
     from xstilts.run.stages import Stage
     shape = Shape(langs='en ja', documents=80, vocab=600, layers=1, hidden=16, heads=2, rows=8, split=.5)
-    return Stage(kind='pretrain', model='toy', shape=shape, recipe=Recipe(lr=1e-2, max_steps=1, dropout=0., max_length=128))
+    recipe = Recipe(lr=1e-2, max_steps=1, dropout=0., max_length=128)
+    return Stage(kind='pretrain', model='toy', shape=shape, recipe=recipe)
 
 
 def intermediate():
@@ -79,13 +84,15 @@ def intermediate():
     from xstilts.learn.recipe import Recipe
     from xstilts.run.stages import Stage
     steps = STEPS|dict(epochs=1, train_limit=48, eval_steps=2)
-    return Stage(kind='intermediate', model='mini', tasks=('mnli', 'squad_v1'), seed=3, recipe=Recipe(max_length=128, freeze=True, reset_positions=True, **steps))
+    recipe = Recipe(max_length=128, freeze=True, reset_positions=True, **steps)
+    return Stage(kind='intermediate', model='mini', tasks=('mnli', 'squad_v1'), seed=3, recipe=recipe)
 
 
 def target(task='udpos', **more):
     from xstilts.learn.recipe import Recipe
     from xstilts.run.stages import Stage
-    return Stage(kind='target', model='mini', tasks=(task,), seed=3, recipe=Recipe(max_length=128, reset_positions=True, **STEPS|more))
+    recipe = Recipe(max_length=128, reset_positions=True, **STEPS|more)
+    return Stage(kind='target', model='mini', tasks=(task,), seed=3, recipe=recipe)
 
 
 def committed_stage(experiment):
@@ -103,12 +110,13 @@ def committed_stage(experiment):
     encoder, tok = load_encoder(None, 'mini')
     net = Net(encoder, [replace(task_of('mini', experiment.target), name=stage.tasks[0])])
     rng = np.random.default_rng(0)
-    heads = {k: torch.from_numpy(rng.normal(0, .3, v.shape).astype(np.float32)) for k, v in net.heads.state_dict().items()}
+    def drawn(v): return torch.from_numpy(rng.normal(0, .3, v.shape).astype(np.float32))
+    heads = {k: drawn(v) for k, v in net.heads.state_dict().items()}
     with sealed_folder(artifact_path('models', stage.key)) as to:
         encoder.save_pretrained(to/'backbone')
         tok.save_pretrained(to/'backbone')
         save_file(heads, to/'heads.safetensors')
-        write_json(to/'stage.json', stage_record(stage)|dict(log=[], told=[]))
+        write_json(to/'stage.json', stage_record(stage)|dict(log=[], warnings=[]))
 
 
 def digits_of_prediction():
@@ -117,7 +125,8 @@ def digits_of_prediction():
     from xstilts.run.predictions import predict_experiment
     res = {}
     for name in (*PREDICTED, 'tatoeba'):
-        experiment = Experiment(model='mini', intermediate='none', target=name, seed=0, settings=dict(eval_limit=6, target_train_limit=8, languages='de ja'))
+        few = dict(eval_limit=6, target_train_limit=8, languages='de ja')
+        experiment = Experiment(model='mini', intermediate='none', target=name, seed=0, settings=few)
         if experiment.trained: committed_stage(experiment)
         with batches_seen() as seen: rows = predict_experiment(experiment)
         res[name] = dict(prob=[p for o in rows for p in o['prob'][:3]], batches=seen)
@@ -131,18 +140,30 @@ def scores():
     labels = ['B-PER', 'I-PER', 'O', 'B-LOC', 'I-LOC']
     words = [f'{rng.choice("abcd")} the {rng.choice("xyz")}.' for _ in range(60)]
     gold = dict(
-        accuracy=[rng.choice('abc') for _ in words], token_accuracy=(tags := [[rng.choice(labels) for _ in range(8)] for _ in words]), span_f1=tags,
-        qa=[[o] for o in words], bitext_f1=[rng.random()<.6 for _ in words], retrieval_accuracy=[str(i) for i in range(len(words))],
-        pearson=[rng.random() for _ in words], mean_average_precision=[[str(i), f'{i}x'] for i in range(len(words))], span_f1_2020=tags, mlqa=[[o] for o in words],
+        accuracy=[rng.choice('abc') for _ in words],
+        token_accuracy=(tags := [[rng.choice(labels) for _ in range(8)] for _ in words]),
+        span_f1=tags,
+        qa=[[o] for o in words],
+        bitext_f1=[rng.random()<.6 for _ in words],
+        retrieval_accuracy=[str(i) for i in range(len(words))],
+        pearson=[rng.random() for _ in words],
+        mean_average_precision=[[str(i), f'{i}x'] for i in range(len(words))],
+        span_f1_2020=tags,
+        mlqa=[[o] for o in words],
         qa_v2=[[o] if i%3 else [] for i, o in enumerate(words)])
     spoilt = dict(
-        accuracy=lambda o: spoil(o, 'a'), token_accuracy=lambda o: [spoil(t, rng.choice(labels)) for t in o], qa=lambda o: spoil(o[0], o[0][:1]),
-        bitext_f1=lambda o: spoil(o, not o), retrieval_accuracy=lambda o: spoil(o, '-1'),
-        pearson=lambda o: o+spoil(0, rng.random()), mean_average_precision=lambda o: ['-1', spoil(o[0], '-2'), o[1]])
+        accuracy=lambda o: spoil(o, 'a'),
+        token_accuracy=lambda o: [spoil(t, rng.choice(labels)) for t in o],
+        qa=lambda o: spoil(o[0], o[0][:1]),
+        bitext_f1=lambda o: spoil(o, not o),
+        retrieval_accuracy=lambda o: spoil(o, '-1'),
+        pearson=lambda o: o+spoil(0, rng.random()),
+        mean_average_precision=lambda o: ['-1', spoil(o[0], '-2'), o[1]])
     spoilt['span_f1'] = spoilt['span_f1_2020'] = spoilt['token_accuracy']
     spoilt['mlqa'] = spoilt['qa']
     spoilt['qa_v2'] = lambda o: spoil(o[0], o[0][:1]) if o else spoil('', 'a word')
-    return {k: metrics.score(k, [dict(id=str(i), lang='de', gold=o, pred=spoilt[k](o)) for i, o in enumerate(v)]) for k, v in gold.items()}
+    def predicted(k): return [dict(id=str(i), lang='de', gold=o, pred=spoilt[k](o)) for i, o in enumerate(gold[k])]
+    return {k: metrics.score(k, predicted(k)) for k in gold}
 
 
 KINDS = dict(
@@ -173,8 +194,10 @@ def computed(kind):
 
 def differences(a, b):
     "Relative differences of all numbers of two equal structures; infinite where structures or whole numbers differ"
-    if isinstance(a, dict) and isinstance(b, dict) and a.keys()==b.keys(): return [x for k in a for x in differences(a[k], b[k])]
-    if isinstance(a, list) and isinstance(b, list) and len(a)==len(b): return [x for o in zip(a, b) for x in differences(*o)]
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys()==b.keys():
+        return [x for k in a for x in differences(a[k], b[k])]
+    if isinstance(a, list) and isinstance(b, list) and len(a)==len(b):
+        return [x for o in zip(a, b) for x in differences(*o)]
     if isinstance(a, float) and isinstance(b, float): return [abs(a-b)/max(abs(a), abs(b), 1e-2)]
     return [0. if a==b else float('inf')]
 
@@ -187,9 +210,11 @@ def golden(kind): return json.loads(GOLDEN.read_text())[kind]
 
 @pytest.mark.parametrize('kind', VERSIONS)
 def test_digits(kind):
-    assert golden(kind)['version']==VERSIONS[kind], f"{kind} has a new version: run `python tests/test_digits.py` to write its digits"
+    new = f"{kind} has a new version: run `python tests/test_digits.py` to write its digits"
+    assert golden(kind)['version']==VERSIONS[kind], new
     off = max(differences(golden(kind)['digits'], computed(kind)))
-    assert off<=TOLERANCE, f"the digits of {kind} moved by {off:.1e}: was that meant? Then raise its version in nbs/core/25_store.ipynb and write them again"
+    assert off<=TOLERANCE, (f"the digits of {kind} moved by {off:.1e}: was that meant? "
+        "Then raise its version in nbs/core/25_store.ipynb and write them again")
 
 
 @pytest.mark.parametrize('name', OTHER_PROCESSORS)
@@ -206,7 +231,7 @@ def test_every_metric_has_digits(): assert set(scores())==set(metrics.metrics)
 
 
 def flip_a_mask_bit(monkeypatch):
-    "The first piece of the first example of a batch is hidden."
+    "The second token of the first example of a batch is hidden."
     from xstilts.learn import batches
     plain = batches.collate
 
@@ -215,7 +240,7 @@ def flip_a_mask_bit(monkeypatch):
         res['attention_mask'][0, 1] = 0
         return res
     monkeypatch.setattr(batches, 'collate', collate)
-    monkeypatch.setattr('xstilts.learn.train.collate', collate)
+    monkeypatch.setattr('xstilts.learn.feeds.collate', collate)
 
 
 def wrong_padding_id(monkeypatch):
@@ -223,7 +248,7 @@ def wrong_padding_id(monkeypatch):
     plain = batches.collate
     collate = lambda enc, ix, pad, *args, **kw: plain(enc, ix, pad+1, *args, **kw)
     monkeypatch.setattr(batches, 'collate', collate)
-    monkeypatch.setattr('xstilts.learn.train.collate', collate)
+    monkeypatch.setattr('xstilts.learn.feeds.collate', collate)
 
 
 def swap_a_label(monkeypatch):
@@ -259,8 +284,9 @@ def test_a_real_change_is_seen(name, monkeypatch):
 
 def on_another(env):
     "All digits, computed by a process with other kernels"
-    code = 'import json; from test_digits import KINDS,computed; print(json.dumps({k: computed(k) for k in KINDS}))'
-    res = subprocess.run([sys.executable, '-c', code], cwd=Path(__file__).parent, env=os.environ|env, capture_output=True, text=True)
+    code = 'import json\nfrom test_digits import KINDS,computed\nprint(json.dumps({k: computed(k) for k in KINDS}))'
+    here = Path(__file__).parent
+    res = subprocess.run([sys.executable, '-c', code], cwd=here, env=os.environ|env, capture_output=True, text=True)
     assert res.returncode==0, res.stderr[-3000:]
     return json.loads(res.stdout.splitlines()[-1])
 
@@ -275,4 +301,6 @@ def show_drift():
 
 if __name__=='__main__':
     if sys.argv[1:]==['drift']: show_drift()
-    else: GOLDEN.write_text(json.dumps({k: dict(version=VERSIONS[k], digits=computed(k)) for k in VERSIONS}, indent=1)+'\n')
+    else:
+        digits = {k: dict(version=VERSIONS[k], digits=computed(k)) for k in VERSIONS}
+        GOLDEN.write_text(json.dumps(digits, indent=1)+'\n')

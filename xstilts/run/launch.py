@@ -69,6 +69,7 @@ def make_stage(
     "Train a stage and write weights, tokenizer, heads and record"
     from safetensors.torch import save_file
     from xstilts.learn.devices import gather,is_main
+    from xstilts.learn.train import log_warnings
     began = time.monotonic()
     net,tok,log = train_stage(stage, work, report)
     encoder = gather(net.encoder.state_dict())
@@ -78,7 +79,7 @@ def make_stage(
     tok.save_pretrained(to/'backbone')
     save_file(heads, to/'heads.safetensors')
     seconds = round(time.monotonic()-began, 2)
-    made = dict(devices=n_devices(), sharding=sharding(), log=log, warnings=stage_warnings(log[-1]), seconds=seconds)
+    made = dict(devices=n_devices(), sharding=sharding(), log=log, warnings=log_warnings(log), seconds=seconds)
     write_json(to/'stage.json', stage_record(stage)|made|environment())
 
 def run_stage(
