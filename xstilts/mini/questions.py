@@ -8,16 +8,16 @@ __all__ = ['question', 'questions', 'span', 'knowledge', 'four_answers', 'said_s
 # %% ../../nbs/mini/30_questions.ipynb #2d2b4ddb
 from functools import lru_cache
 from random import Random
-from .meanings import NP,Event,concepts,covers,draw,draw_in,draw_np,draw_place,edit,inside,noun,sound,with_traits,_times
+from .meanings import NP,Event,concepts,entails,draw,draw_in,draw_np,draw_place,edit,inside,noun,sound,with_traits,times_in
 from .grammars import realiser,say,text
 
 # %% ../../nbs/mini/30_questions.ipynb #efaaaee1
-def _answers(o, q): return not o.neg and covers(o, q)
+def _answers(o, q): return not o.neg and entails(o, q)
 
 def _other(rng, e, ask):
     "A near miss: the asked slot said differently, and something else changed"
     d = e
-    if ask=='time': d = d._replace(time=rng.choice(_times(e.tense)))
+    if ask=='time': d = d._replace(time=rng.choice(times_in(e.tense)))
     elif ask=='place': d = d._replace(place=draw_place(rng))
     else: d = d._replace(**{ask: draw_np(rng, getattr(concepts('verbs')[e.verb], ask), names=.5 if ask!='patient' else .4)})
     if rng.random()<.2: return d._replace(neg=True)
@@ -113,7 +113,7 @@ def knowledge(split:str, n:int, seed:int=0)->tuple:
 # %% ../../nbs/mini/30_questions.ipynb #f056376d
 def _values(rng, e, slot, split, n=4):
     "Things that can stand in a slot, so that the meaning stays in its split"
-    if slot=='time': return rng.sample(_times(e.tense), n)
+    if slot=='time': return rng.sample(times_in(e.tense), n)
     make = (lambda: draw_place(rng)) if slot=='place' else (lambda: draw_np(rng, getattr(concepts('verbs')[e.verb], slot), names=.6))
     found = {}
     for _ in range(80):
@@ -141,7 +141,7 @@ def _one_text(rng, e, slot, vals, right, split):
         if i==right: continue
         for _ in range(40):
             d = at(edit(rng, edit(rng, e)), v)
-            if sound(d) and inside(d, split) and not covers(d, q._replace(**{slot: None})): break
+            if sound(d) and inside(d, split) and not entails(d, q._replace(**{slot: None})): break
         else: return None
         events.append(d)
     rng.shuffle(events)
