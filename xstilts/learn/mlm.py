@@ -47,11 +47,11 @@ def mini_corpus(langs, documents:int, seed:int=0)->Corpus:
     from xstilts.mini.grammars import entry
     docs = draw(documents, seed)
     said = {l: [say_document(l, o) for o in docs] for l in langs}
-    cells = sorted({(w.concept,w.cell) for d in said.values() for o in d for w in o if w.concept})
+    cells = sorted({(w.concept,w.form_name) for d in said.values() for o in d for w in o if w.concept})
     found = {c: {l: e for l in langs if (e := entry(l, *c))} for c in cells}
     def tail(l, o): return [len(say_document(l, o[-2:-1])), len(say_document(l, o[-1:]))] if answered(o) else [0, 0]
     tails = {l: np.array([tail(l, o) for o in docs], np.int32) for l in langs}
-    return Corpus({l: [[(w.form, (w.concept,w.cell) if w.concept else None) for w in o] for o in d] for l,d in said.items()}, {c: e for c,e in found.items() if len(e)>1}, tails)
+    return Corpus({l: [[(w.form, (w.concept,w.form_name) if w.concept else None) for w in o] for o in d] for l,d in said.items()}, {c: e for c,e in found.items() if len(e)>1}, tails)
 
 # %% ../../nbs/learn/50_mlm.ipynb #26d665a7
 def window_rows(

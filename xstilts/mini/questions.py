@@ -9,7 +9,7 @@ __all__ = ['question', 'questions', 'span', 'knowledge', 'four_answers', 'said_s
 from functools import lru_cache
 from random import Random
 from .meanings import NP,Event,concepts,entails,draw,draw_in,draw_np,draw_place,edit,inside,noun,sound,with_traits,times_in
-from .grammars import realiser,say,text
+from .grammars import grammar,say,text
 
 # %% ../../nbs/mini/30_questions.ipynb #efaaaee1
 def _answers(o, q): return not o.neg and entails(o, q)
@@ -69,7 +69,7 @@ def span(
     question_lang:str|None=None,  # that of the context if None
 )->dict:                          # question, context, question_lang and answers
     "A question row in a language, the answer's offset counted in characters of the context"
-    joint,context,answer = realiser(lang).joint,'',None
+    joint,context,answer = grammar(lang).joint,'',None
     for i,o in enumerate(events):
         context += joint*bool(context)
         words = say(lang, o)

@@ -13,7 +13,7 @@ from ..core.config import choose
 from .meanings import NP,SLOTS,Event,concepts,draw,draw_in,edit,inside,label,noun,sound
 from .pairs import anli,duplicates,nli,paraphrases,similar,training
 from .questions import causes,endings,four_answers,knowledge,questions,said_slot,span
-from .grammars import LANGS,VERDICTS,Word,realiser,say,text,verdict
+from .grammars import LANGS,SHORT_ANSWERS,Word,grammar,say,text,short_answer
 
 # %% ../../nbs/mini/40_rows.ipynb #d92662b9
 @lru_cache
@@ -84,7 +84,7 @@ def supertags(e:Event, words)->list[str]:
         elif w.form in ('was','were'): res.append(f'({VP})/(S[adj]\\NP)')
         elif w.form=='be': res.append('(S[b]\\NP)/(S[adj]\\NP)')
         elif w.tag=='AUX': res.append(f'({VP})/(S[b]\\NP)')
-        elif w.cell=='pred': res.append('S[adj]\\NP')
+        elif w.form_name=='pred': res.append('S[adj]\\NP')
         elif w.tag=='ADV': res.append(_MOD)
         else: res.append(_verb_category(e, 'b' if bare else 'dcl'))
         i = j
@@ -127,7 +127,7 @@ def _row(context, question, choices, label, group, i): return dict(context=conte
 def _csqa(lang, split, n, seed):
     return [_row('', _t(lang, e, ask), [said_slot(lang, e._replace(**{ask: o}), ask) for o in c], r, 5, i) for i,(e,ask,c,r) in enumerate(knowledge(split, n, seed))]
 def _cosmosqa(lang, split, n, seed):
-    joint = realiser(lang).joint
+    joint = grammar(lang).joint
     return [_row(joint.join(_t(lang, o) for o in events), _t(lang, q, ask), [said_slot(lang, q._replace(**{ask: o}), ask) for o in c], r, 4, i)
             for i,(events,q,ask,c,r) in enumerate(four_answers(split, n, seed))]
 def _hellaswag(lang, split, n, seed): return [_row(_t(lang, e), '', [_t(lang, o) for o in c], r, 4, i) for i,(e,c,r) in enumerate(endings(split, n, seed))]
@@ -186,7 +186,7 @@ def _whether(n, seed):
     "What is said, asked and answered, like the pairs of tasks: three of inference, then one of sentences whose parts may be exchanged"
     a,b = iter(training('text', n, seed, name='text')),iter(paraphrases('text', n//2, seed))
     four = [(x,y,label(x, y)) if i%4==3 else (x,y,l) for i in range(n) for x,y,l in [next(b if i%4==3 else a)]]
-    return tuple(((x,'',''), (y,'whether',''), (y,'',VERDICTS[l or 'neutral'])) for x,y,l in four)
+    return tuple(((x,'',''), (y,'whether',''), (y,'',SHORT_ANSWERS[l or 'neutral'])) for x,y,l in four)
 
 def follows(rng:Random, e:Event)->Event|None:
     "Something else about the same event that is true if `e` is: more general, less told, or what the negation means"
@@ -219,7 +219,7 @@ def _document(rng):
 
 def say_document(lang:str, doc)->list[Word]:
     "The words of a document"
-    def part(e, ask, only): return verdict(lang, only) if only in VERDICTS.values() else [w for w in say(lang, e, ask) if not only or w.slot==only or w.concept=='stop']
+    def part(e, ask, only): return short_answer(lang, only) if only in SHORT_ANSWERS.values() else [w for w in say(lang, e, ask) if not only or w.slot==only or w.concept=='stop']
     return [w for o in doc for w in part(*o)]
 
 def answered(doc)->bool:
