@@ -58,7 +58,7 @@ class Concept(NamedTuple):
     result:tuple=()                 # of a verb: a slot, and the adjective that holds of its filler afterwards
     reason:tuple=()                 # of a verb: a slot, and the adjective that held of its filler before
 
-# %% ../../nbs/mini/00_meanings.ipynb #65f1f047
+# %% ../../nbs/mini/00_meanings.ipynb #2a753224
 def _above(name, rows, hypernyms, file):
     "A concept and its hypernyms, nearest first; those of a name go on among the nouns"
     parent = rows[name].get('parent', '')
@@ -358,7 +358,7 @@ def _excluded(split):
     if split=='plain': return frozenset(concepts('names'))
     return frozenset()
 
-# %% ../../nbs/mini/00_meanings.ipynb #f0e68bdd
+# %% ../../nbs/mini/00_meanings.ipynb #607a24fe
 def inside(
     e:Event,    # a meaning
     split:str,  # one of `SPLITS`
@@ -464,7 +464,7 @@ def _edit(rng, e, direction, part):
         return e._replace(manner=_swap(rng, e.manner, 'adverbs', direction, tuple(concepts('adverbs'))))
     return _edit_predicate(rng, e, direction)
 
-# %% ../../nbs/mini/00_meanings.ipynb #e943fa18
+# %% ../../nbs/mini/00_meanings.ipynb #cd37805b
 def edit(
     rng:Random,        # the source of randomness
     e:Event,           # the meaning to change

@@ -11,7 +11,7 @@ from functools import lru_cache
 from random import Random
 from ..core.config import choose
 from .meanings import NP,SLOTS,Event,concepts,draw,draw_in,edit,inside,label,noun,sound
-from .pairs import anli,duplicates,nli,paraphrases,similar,training
+from .pairs import anli,duplicates,nli,nli_training,paraphrases,similar
 from .questions import causes,endings,four_answers,knowledge,questions,said_slot,span
 from .grammars import LANGS,SHORT_ANSWERS,Word,grammar,say,text,short_answer
 
@@ -110,7 +110,7 @@ def _pair(make, names=None):
     "Two meanings and a label; clusters keep together what was made together"
     def rows(lang, split, n, seed, group=4): return [dict(text_a=_t(lang, a), text_b=_t(lang, b), label=names[l] if names else l, cluster=str(i//group)) for i,(a,b,l) in enumerate(make(split, n, seed))]
     return rows
-def _nli(lang, split, n, seed): return _pair(training if split=='train' else nli)(lang, split, n, seed, 3)  # threes share a sentence
+def _nli(lang, split, n, seed): return _pair(nli_training if split=='train' else nli)(lang, split, n, seed, 3)  # threes share a sentence
 def _qqp(lang, split, n, seed):
     return [dict(text_a=_t(lang, *a), text_b=_t(lang, *b), label='duplicate' if l else 'different', cluster=str(i//4)) for i,(a,b,l) in enumerate(duplicates(split, n, seed))]
 def _stsb(lang, split, n, seed): return [dict(text_a=_t(lang, a), text_b=_t(lang, b), score=s, cluster=str(i)) for i,(a,b,s) in enumerate(similar(split, n, seed))]
@@ -184,7 +184,7 @@ def documents(
 
 def _whether(n, seed):
     "What is said, asked and answered, like the pairs of tasks: three of inference, then one of sentences whose parts may be exchanged"
-    a,b = iter(training('text', n, seed, name='text')),iter(paraphrases('text', n//2, seed))
+    a,b = iter(nli_training('text', n, seed, name='text')),iter(paraphrases('text', n//2, seed))
     four = [(x,y,label(x, y)) if i%4==3 else (x,y,l) for i in range(n) for x,y,l in [next(b if i%4==3 else a)]]
     return tuple(((x,'',''), (y,'whether',''), (y,'',SHORT_ANSWERS[l or 'neutral'])) for x,y,l in four)
 
