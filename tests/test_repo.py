@@ -88,7 +88,7 @@ def test_export_cells_are_short():
         assert len(cells)<80, (nb.name, len(cells))
         for c in cells:
             src = ''.join(c['source'])
-            most = 80 if '(Realiser):' in src else 60  # a language is one class
+            most = 80 if '(Grammar):' in src else 60  # a language is one class
             if src.startswith('#| export'): assert src.count('\n')<=most, (nb.name, src.count('\n'), src[:80])
 
 

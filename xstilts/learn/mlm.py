@@ -77,7 +77,7 @@ def mini_corpus(
     tails = {l: np.array([_tail(l, o) for o in docs], np.int32) for l in langs}
     return Corpus(text, _mini_dictionary(said), tails)
 
-def _entry(word): return (word.concept,word.cell) if word.concept else None
+def _entry(word): return (word.concept,word.form_name) if word.concept else None
 
 def _mini_dictionary(said)->dict:
     "The word forms of every concept and inflection in the languages that have one, if two or more do"
