@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['POOLED', 'COUNT', 'MINI_LANGS', 'CC100', 'WIKI104', 'MC4', 'XTREME_LAYERS', 'OWN', 'ENCODERS', 'MT5', 'models', 'ROW',
-           'STANDS_FOR', 'HUB_ID', 'Model', 'OwnModels', 'own_models', 'known_as', 'model', 'folder_of']
+           'HUB_ID', 'Model', 'OwnModels', 'own_models', 'known_as', 'model', 'folder_of']
 
 # %% ../../nbs/catalog/20_encoders.ipynb #617ac4a0
 import json,re,warnings
@@ -17,6 +17,7 @@ from ..core.assignments import Literal,read_file,quoted
 from ..core.config import nearest,revision,settings,table,unknown
 from ..core.declared import check_fields,declared,parse_value,settings_of
 from ..core.hub import HubUnavailable,check_folder,model_config,refuse_code
+from .families import Family,family,family_of_group
 from .languages import languages
 from .trainings import CODES,DROPOUT,OPTIMISERS,RATE,Recipe,Shape
 
@@ -45,6 +46,8 @@ class Model:
     pretrain:MappingProxyType|None=None  # settings of the phase-1 stage, for a model of our own
     source:str=''             # where the facts of the row come from
     def __post_init__(self): check_fields(self)
+    @property
+    def architecture(self)->Family: return family_of_group(self.family)
 
 # %% ../../nbs/catalog/20_encoders.ipynb #a10ce56c
 _L = lambda o: tuple(o.split())
@@ -181,8 +184,6 @@ def own_models(
     return _read_models(path, stat.st_mtime_ns, stat.st_size)
 
 # %% ../../nbs/catalog/20_encoders.ipynb #a4e367f0
-STANDS_FOR = MappingProxyType({'bert': 'mbert', 'mt5': 'mt5-base', 'modernbert': 'mmbert-base', 'deberta-v2': 'mdeberta-base', 'rembert': 'rembert'})  # model_type -> the row whose values a folder gets
-
 HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]*/[\w.-]+')
 
 def known_as(
@@ -209,9 +210,10 @@ def model(
     if re.search(r'[/\\.]', base): return _folder(name, Path(base))
     raise ValueError(unknown('model', name, [*models, *own])+', random:<name>, a folder, or owner/name of the hub')
 
-def _of_type(name, path, kind):
+def _of_type(name, path, model_type):
     "A row with the values of a type of encoder; what its weights were trained on is not known"
-    like = models[STANDS_FOR[kind]] if kind in STANDS_FOR else Model(name=name)
+    row = family(model_type)
+    like = models[row.like] if row.like else Model(name=name)
     values = ('family','lr','intermediate_lr','optimiser','pooled','dropout')
     return Model(name=name, path=path, **{o: getattr(like, o) for o in values})
 

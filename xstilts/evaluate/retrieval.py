@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from ..learn.batches import cast_once,forward_passes
 from ..core.config import choose
-from ..learn.heads import POSITIONED,first_position
+from ..learn.heads import first_position,positions
 from .metrics import K_MAP,best_threshold
 from .predict import PRECISIONS
 from ..data.sources import gold_ids
@@ -36,8 +36,7 @@ def hidden_states(
             if i==max(layers): raise _Enough
         return hook
     hooks = [stack[i].register_forward_pre_hook(keep(i), with_kwargs=True) for i in set(layers)-{n}]
-    pos = {'position_ids':b['position_ids']} if encoder.config.model_type in POSITIONED else {}
-    try: res[n] = encoder(input_ids=b['input_ids'], attention_mask=b['attention_mask'], **pos).last_hidden_state
+    try: res[n] = encoder(input_ids=b['input_ids'], attention_mask=b['attention_mask'], **positions(encoder, b)).last_hidden_state
     except _Enough: pass
     finally:
         for o in hooks: o.remove()

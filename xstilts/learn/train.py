@@ -5,8 +5,10 @@
 # %% auto #0
 __all__ = ['TaskFeed', 'WithMLM', 'save_checkpoint', 'load_checkpoint', 'Best', 'Gathered', 'optimiser', 'batch_part',
            'split_batch', 'process_share', 'n_labels', 'one_update', 'update_with_oom_retry', 'Meter', 'chance_loss',
-           'stuck_at_chance', 'trackers_of', 'accelerator', 'Run', 'broadcast_from_main', 'best_row', 'stop_reason',
-           'checkpoint_damage', 'train', 'decayed', 'training_loop', 'schedule', 'total_steps', 'final_log']
+           'entropy', 'class_entropy', 'tag_entropy', 'choice_entropy', 'score_variance', 'position_entropy',
+           'contrast_entropy', 'stuck_at_chance', 'trackers_of', 'accelerator', 'Run', 'broadcast_from_main',
+           'best_row', 'stop_reason', 'checkpoint_damage', 'train', 'decayed', 'training_loop', 'schedule',
+           'total_steps', 'final_log']
 
 # %% ../../nbs/learn/40_train.ipynb #a8f04b5e
 import json,math,os,shutil,threading,time
@@ -15,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from .batches import collate,mixed,order
+from ..catalog.kinds import kinds,resolve
 from ..core.config import choose,settings
 from ..core.files import file_damage,folder_damage,commit_sealed,seal
 from .devices import single_process,all_gather,load_full,is_main,full_tensor,kept_memory,own_state,sharded,shard_like,gather
@@ -189,7 +192,7 @@ def process_share(b:dict, i:int, k:int, n:int)->dict|None:
 def n_labels(net, micro:list)->int:
     "The number of labels of a whole update, known before the first forward pass"
     def count(task, b):
-        if 'labels' in b and (task=='mlm' or net.heads[task].kind=='tags'): return int((b['labels']!=-100).sum())
+        if 'labels' in b and (task=='mlm' or kinds[net.heads[task].kind].per_word): return int((b['labels']!=-100).sum())
         return len(b['input_ids'])//b.get('n_choices', 1)
     return max(1, sum(count(*o) for o in micro))
 
@@ -252,13 +255,19 @@ class Meter:
 # %% ../../nbs/learn/40_train.ipynb #6a30bddc
 def chance_loss(kind:str, enc, negatives:int=0)->float:
     "The loss of knowing only how frequent each answer is, or for a dual encoder how many there are; of `enc`, an `Encoded`"
-    if kind=='retrieval': return math.log(min(negatives, len(enc)//2))
-    shares = lambda v: np.bincount(v)/len(v)
-    entropy = lambda p: float(-(p[p>0]*np.log(p[p>0])).sum())
-    if kind=='tags': return entropy(shares(enc.y['labels'][enc.y['labels']>=0]))
-    if kind=='pair': return entropy(shares(enc.y['label']))
-    if kind=='choice': return math.log(len(enc)/max(1, len(set(enc.row))))
-    return float(np.var(enc.y['score'])) if kind=='score' else float(np.log(enc.lengths).mean())
+    return resolve(kinds[kind].chance_loss)(enc, negatives)
+
+def entropy(labels)->float:
+    "The entropy of labels, in nats"
+    p = np.bincount(labels)/len(labels)
+    return float(-(p[p>0]*np.log(p[p>0])).sum())
+
+def class_entropy(enc, negatives:int=0)->float: return entropy(enc.y['label'])
+def tag_entropy(enc, negatives:int=0)->float: return entropy(enc.y['labels'][enc.y['labels']>=0])
+def choice_entropy(enc, negatives:int=0)->float: return math.log(len(enc)/max(1, len(set(enc.row))))
+def score_variance(enc, negatives:int=0)->float: return float(np.var(enc.y['score']))
+def position_entropy(enc, negatives:int=0)->float: return float(np.log(enc.lengths).mean())
+def contrast_entropy(enc, negatives:int)->float: return math.log(min(negatives, len(enc)//2))
 
 def stuck_at_chance(
     log:list[dict],    # of a run
