@@ -11,7 +11,7 @@ from xstilts.catalog.families import families
 from xstilts.catalog.kinds import kinds, resolve
 
 ROOT = Path(__file__).parents[1]
-ENTRIES = [e for o in kinds.values() for e in (o.encode, o.head, o.loss, o.chance_loss, o.read, o.decode) if e]
+ENTRIES = [e for o in kinds.values() for e in (o.check, o.encode, o.head, o.loss, o.chance_loss, o.read, o.decode) if e]
 ENTRIES += [o.encoder for o in families.values()]
 
 # the new kind: each text has any number of labels, each with a loss of its own

@@ -21,7 +21,7 @@ class Family:
     "One type of encoder: its positions, special tokens, dropout, and its classes in `transformers`."
     name:str                    # `model_type` of config.json
     groups:tuple[str,...]=()    # values of `family` in rows of `models` that are of this type
-    like:str=''                 # row of `models` whose values a folder of this type takes; '' for the defaults of `Model`
+    like:str=''                 # row of `models` whose values a folder of this type takes; '' for defaults
     encoder:str='learn.heads:encoder_class'  # config -> the class of `transformers` that is the encoder alone
     # positions
     positions:bool=False        # does the encoder take position ids?
@@ -33,7 +33,7 @@ class Family:
     own_padding:bool=True       # does the config name the tokenizer's padding id? BERT's says 0 with any tokenizer
     spaces:bool=False           # does the token of a word include the space before it?
     # training
-    dropouts:tuple[str,...]=(*_BERT_DROPOUTS, *_T5_DROPOUTS, *_MODERNBERT_DROPOUTS)  # settings of the config, where it has them
+    dropouts:tuple[str,...]=_BERT_DROPOUTS+_T5_DROPOUTS+_MODERNBERT_DROPOUTS  # settings of the config
     pooler:bool=False           # does its class take `add_pooling_layer`?
     seq2seq:bool=False          # is it the encoder of a model that generates text?
     schedule:str='linear'       # of the learning rate, by default
@@ -46,10 +46,13 @@ class Family:
 
 # %% ../../nbs/catalog/18_families.ipynb #e54ed907
 _WITH_PIPELINE = tuple(o.name for o in kinds.values() if o.pipeline)
-_ROBERTA = dict(positions=True, after_padding=True, unpads=True, dropouts=_BERT_DROPOUTS, pooler=True, exports=_WITH_PIPELINE,
-                text_layers=MappingProxyType(dict(dense='classifier.dense', out='classifier.out_proj')))
+_ROBERTA = dict(positions=True, after_padding=True, unpads=True, dropouts=_BERT_DROPOUTS, pooler=True,
+                exports=_WITH_PIPELINE, text_layers=MappingProxyType(dict(dense='classifier.dense', out='classifier.out_proj')))
 _T5 = dict(mask_token=False, dropouts=_T5_DROPOUTS, seq2seq=True,
            in_decoder=tuple(o for o in _WITH_PIPELINE if not kinds[o].per_word))
+
+_MODERNBERT_CLASSES = ("ModernBERT's own classes put one more layer, an activation and a normalisation "
+                       "before the classifier, our head does not")
 
 def _pooled(dense): return MappingProxyType(dict(dense=dense, out='classifier'))
 
@@ -62,11 +65,11 @@ families = table(
            dropouts=_BERT_DROPOUTS, pooler=True, exports=_WITH_PIPELINE, text_layers=_pooled('bert.pooler.dense')),
     Family(name='rembert', groups=('rembert',), like='rembert', positions=True,
            dropouts=_BERT_DROPOUTS, pooler=True, exports=_WITH_PIPELINE, text_layers=_pooled('rembert.pooler.dense')),
-    Family(name='deberta-v2', groups=('deberta',), like='mdeberta-base', positions=True, absolute='position_biased_input',
-           dropouts=_BERT_DROPOUTS, exports=_WITH_PIPELINE, text_layers=_pooled('pooler.dense'),
+    Family(name='deberta-v2', groups=('deberta',), like='mdeberta-base', positions=True,
+           absolute='position_biased_input', dropouts=_BERT_DROPOUTS, exports=_WITH_PIPELINE, text_layers=_pooled('pooler.dense'),
            config=MappingProxyType(dict(pooler_hidden_act='tanh'))),
     Family(name='modernbert', groups=('modernbert',), like='mmbert-base', spaces=True, dropouts=_MODERNBERT_DROPOUTS,
-           no_export="ModernBERT's own classes put one more layer, an activation and a normalisation before the classifier, our head does not"),
+           no_export=_MODERNBERT_CLASSES),
     Family(name='mt5', groups=('mt5',), like='mt5-base', schedule='constant', exports=('tags',), **_T5),
     Family(name='t5', **_T5),
     Family(name='umt5', **_T5))

@@ -34,6 +34,9 @@ class Kind:
     # rows
     columns:tuple[str,...]              # besides id, lang, cluster and split
     contents:MappingProxyType=mapping()   # column -> key of `data.columns.HOLDS`, where it differs from `CONTENTS`
+    may_be_empty:tuple[str,...]=()      # columns whose text may be empty
+    check:str=''                        # (task, row) -> what is wrong with a row of the right types, '' for nothing
+    majority:str=''                     # column whose most frequent value is the baseline of a report; '' for none
     two_texts:bool=False                # do examples join two texts, so that the second may count positions from 0?
     per_word:bool=False                 # is there one label per word, instead of one per example?
     choices:str=''                      # column whose entries become one example each, kept in one batch; '' for none
@@ -47,7 +50,7 @@ class Kind:
     chance_loss:str=''                  # (`Encoded`, negatives) -> the loss of guessing
     # predictions
     read:str='evaluate.predict:raw_outputs'  # (logits, inside) -> the tensors that prediction keeps
-    inside:str=''                       # array of `Encoded.y`, at least 0 on the tokens that may be the answer; '' for none
+    inside:str=''                       # array of `Encoded.y` that is 0 or more where an answer may lie; '' for none
     decode:str=''                       # (task, rows, `Encoded`, what `read` kept) -> one prediction per row
     target_length:int=0                 # tokens a text2text model may generate; 0 if mT5's authors publish no such task
     # the class of `transformers` that computes the same
@@ -63,31 +66,39 @@ class Kind:
 _TEXT_CLASSES = dict(auto_class='AutoModelForSequenceClassification', pipeline='text-classification')
 _DUAL_FOLDER = ("no pipeline takes a dual encoder: the folder `backbone` of the training opens with AutoModel, "
                 "and heads.safetensors has the layer whose tanh, made 1 long, is the vector")
-_CHOICE_CLASS = "no pipeline takes a head for choice: `transformers` has a class for multiple choice and nothing that opens it"
+_CHOICE_CLASS = ("no pipeline takes a head for choice: "
+                 "`transformers` has a class for multiple choice and nothing that opens it")
 
 kinds = table(
-    Kind(name='pair', columns=('text_a','text_b','label'), two_texts=True, one_vector=True,
+    Kind(name='pair', columns=('text_a','text_b','label'), check='data.columns:label_fault', majority='label',
+         two_texts=True, one_vector=True,
          encode='learn.tokenize:encode_pair', loss='learn.heads:class_loss', chance_loss='learn.train:class_entropy',
          read='evaluate.predict:class_probabilities', decode='evaluate.predict:decode_classes', target_length=128,
          **_TEXT_CLASSES),
     Kind(name='score', columns=('text_a','text_b','score'), two_texts=True, one_vector=True, outputs=('score',),
-         encode='learn.tokenize:encode_score', loss='learn.heads:squared_error', chance_loss='learn.train:score_variance',
-         decode='evaluate.predict:decode_scores', config=MappingProxyType(dict(problem_type='regression')),
+         encode='learn.tokenize:encode_score', loss='learn.heads:squared_error',
+         chance_loss='learn.train:score_variance', decode='evaluate.predict:decode_scores',
+         config=MappingProxyType(dict(problem_type='regression')),
          **_TEXT_CLASSES),
-    Kind(name='tags', columns=('tokens','tags'), per_word=True,
+    Kind(name='tags', columns=('tokens','tags'), check='data.columns:tags_fault', majority='tags', per_word=True,
          encode='learn.tokenize:encode_tags', loss='learn.heads:tag_loss', chance_loss='learn.train:tag_entropy',
          read='evaluate.predict:best_tags', decode='evaluate.predict:decode_tags', target_length=1024,
          auto_class='AutoModelForTokenClassification', pipeline='token-classification', layer='classifier'),
-    Kind(name='span', columns=('question','context','question_lang','answers'), two_texts=True,
+    Kind(name='span', columns=('question','context','question_lang','answers'), check='data.columns:answer_fault',
+         two_texts=True,
          encode='learn.tokenize:encode_span', encoding=MappingProxyType(dict(characters='whole')),
          outputs=('LABEL_0','LABEL_1'), loss='learn.heads:span_loss', chance_loss='learn.train:position_entropy',
-         read='evaluate.predict:padded_spans', inside='begin', decode='evaluate.predict:decode_spans', target_length=512,
+         read='evaluate.predict:padded_spans', inside='begin', decode='evaluate.predict:decode_spans',
+         target_length=512,
          auto_class='AutoModelForQuestionAnswering', pipeline='question-answering', has_pipeline=False,
          layer='qa_outputs', logits=('start_logits','end_logits')),
-    Kind(name='choice', columns=('context','question','choices','label'), choices='choices', two_texts=True,
+    Kind(name='choice', columns=('context','question','choices','label'), check='data.columns:choices_fault',
+         majority='label', may_be_empty=('context','question'), choices='choices', two_texts=True,
          contents=MappingProxyType(dict(label='a whole number')), one_vector=True, outputs=('score',),
-         encode='learn.tokenize:encode_choice', loss='learn.heads:choice_loss', chance_loss='learn.train:choice_entropy',
-         decode='evaluate.predict:decode_choices', no_export=_CHOICE_CLASS),
-    Kind(name='retrieval', columns=('text','side','gold_id'), head='learn.heads:DualHead',  # LAReQA: also context; training rows: also answer
+         encode='learn.tokenize:encode_choice', loss='learn.heads:choice_loss',
+         chance_loss='learn.train:choice_entropy', decode='evaluate.predict:decode_choices',
+         no_export=_CHOICE_CLASS),
+    Kind(name='retrieval', columns=('text','side','gold_id'),  # LAReQA: also context; training rows: also answer
+         may_be_empty=('context','question'), head='learn.heads:DualHead',
          encode='learn.tokenize:encode_plain', chance_loss='learn.train:contrast_entropy', no_export=_DUAL_FOLDER),
     Kind(name='text', columns=('text','parallel_id'), head='', encode='learn.tokenize:encode_plain'))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HOLDS', 'UNLABELLED', 'NUMERALS', 'CONTENTS', 'check_column', 'number', 'class_name', 'tag_names', 'own_id',
-           'mistyped']
+           'mistyped', 'label_fault', 'tags_fault', 'choices_fault', 'answer_fault']
 
 # %% ../../nbs/data/00_columns.ipynb #1811f92f
 import math,re,reprlib
@@ -119,4 +119,35 @@ def mistyped(
         if column not in expected: continue
         if column not in row: return f'column {column} is missing'
         if not HOLDS[expected[column]](row[column]): return f'column {column} holds {reprlib.repr(row[column])}, not {expected[column]}'
+    return ''
+
+# %% ../../nbs/data/00_columns.ipynb #7a08871c
+def label_fault(
+    task,      # a `Task`
+    row:dict,  # with columns of the right types, as below
+)->str:        # '' for nothing
+    "What is wrong with the class of a row."
+    if row['label'] in task.labels: return ''
+    return f"column label holds {row['label']!r}, none of {' '.join(task.labels)}"
+
+def tags_fault(task, row:dict)->str:
+    "What is wrong with the words of a sentence and their tags."
+    words,tags = row['tokens'],row['tags']
+    if not words or not all(w.strip() for w in words): return 'column tokens: a sentence without words, or an empty word'
+    if len(words)!=len(tags): return f"column tags holds {len(tags)} tags, and column tokens {len(words)} words"
+    bad = [t for t in tags if not t or task.labels and t not in task.labels]
+    return f"column tags holds {bad[0]!r}, none of {' '.join(task.labels)}" if bad else ''
+
+def choices_fault(task, row:dict)->str:
+    "What is wrong with the choices of a row and the number of the right one."
+    n = len(row['choices'])
+    if n<2: return f"column choices holds {n}, and there must be two or more"
+    return '' if 0<=row['label']<n else f"column label holds {row['label']}, and the choices are 0 to {n-1}"
+
+def answer_fault(task, row:dict)->str:
+    "Which answer is not where its row says; a row with an empty text is left to the check for empty columns."
+    if not (row['question'].strip() and row['context'].strip()): return ''
+    for text,start in zip(row['answers']['text'], row['answers']['start']):
+        if not text or start<0 or row['context'][start:start+len(text)]!=text:
+            return f'the answer {text!r} is not at character {start} of its context'
     return ''
