@@ -47,7 +47,8 @@ class Family:
 # %% ../../nbs/catalog/18_families.ipynb #e54ed907
 _WITH_PIPELINE = tuple(o.name for o in kinds.values() if o.pipeline)
 _ROBERTA = dict(positions=True, after_padding=True, unpads=True, dropouts=_BERT_DROPOUTS, pooler=True,
-                exports=_WITH_PIPELINE, text_layers=MappingProxyType(dict(dense='classifier.dense', out='classifier.out_proj')))
+                exports=_WITH_PIPELINE,
+                text_layers=MappingProxyType(dict(dense='classifier.dense', out='classifier.out_proj')))
 _T5 = dict(mask_token=False, dropouts=_T5_DROPOUTS, seq2seq=True,
            in_decoder=tuple(o for o in _WITH_PIPELINE if not kinds[o].per_word))
 
@@ -66,7 +67,8 @@ families = table(
     Family(name='rembert', groups=('rembert',), like='rembert', positions=True,
            dropouts=_BERT_DROPOUTS, pooler=True, exports=_WITH_PIPELINE, text_layers=_pooled('rembert.pooler.dense')),
     Family(name='deberta-v2', groups=('deberta',), like='mdeberta-base', positions=True,
-           absolute='position_biased_input', dropouts=_BERT_DROPOUTS, exports=_WITH_PIPELINE, text_layers=_pooled('pooler.dense'),
+           absolute='position_biased_input', dropouts=_BERT_DROPOUTS, exports=_WITH_PIPELINE,
+           text_layers=_pooled('pooler.dense'),
            config=MappingProxyType(dict(pooler_hidden_act='tanh'))),
     Family(name='modernbert', groups=('modernbert',), like='mmbert-base', spaces=True, dropouts=_MODERNBERT_DROPOUTS,
            no_export=_MODERNBERT_CLASSES),
