@@ -12,50 +12,75 @@ from torch.nn import functional as F
 from ..catalog.families import family
 
 # %% ../../nbs/learn/15_packing.ipynb #1efea988
-NAME = 'xstilts_varlen'  # under which transformers finds it
+NAME = 'xstilts_varlen'  # of the attention function in `transformers`
 
 def attend(
-    module, q:Tensor, k:Tensor, v:Tensor,  # (1, heads, pieces, size)
-    mask, scaling:float=None, dropout:float=0.,
-    borders:Tensor=None,                   # (sequences + 1) where sequences begin, and the end
-    longest:int=0,                         # at least the pieces of the longest
+    module,                # the attention layer, not used
+    q:Tensor,              # (1, heads, tokens, size) queries
+    k:Tensor,              # ditto keys
+    v:Tensor,              # ditto values
+    mask,                  # not used: borders take its place
+    scaling:float=None,    # of products of queries and keys; 1/sqrt(size) if None
+    dropout:float=0.,      # must be 0
+    borders:Tensor=None,   # (sequences + 1) start of each sequence, and the end
+    longest:int=0,         # at least the tokens of the longest sequence
     **kw,
-):                                         # (1, pieces, heads, size), None
-    "Every sequence attends to itself alone"
+):                         # (1, tokens, heads, size), None
+    "Attention inside each sequence of one long row."
     if dropout: raise ValueError('attention over a row without padding has no dropout: set it to 0, or pad')
     rows = [o[0].transpose(0, 1) for o in (q, k, v)]
-    if q.is_cuda: res = _kernel(*rows, borders, longest, scaling)
-    else: res = torch.cat([F.scaled_dot_product_attention(*(o[a:b].transpose(0, 1) for o in rows), scale=scaling).transpose(0, 1) for a,b in zip(borders[:-1].tolist(), borders[1:].tolist())])
+    res = _kernel(*rows, borders, longest, scaling) if q.is_cuda else _one_by_one(*rows, borders, scaling)
     return res[None],None
 
 def _kernel(q, k, v, borders, longest, scaling):
+    "All sequences in one call of CUDA's kernel."
     from torch.nn.attention.varlen import varlen_attn
     return varlen_attn(*(o.contiguous() for o in (q, k, v)), borders, borders, longest, longest, scale=scaling)
 
-# %% ../../nbs/learn/15_packing.ipynb #5d68eba7
-def unpaddable(encoder)->str:
-    "Why an encoder cannot go without padding; '' if it can"
-    c = encoder.config
-    if not family(c.model_type).unpads: return f'{c.model_type} has positions of its own kind'
-    return 'attention has dropout, and the kernel has none' if getattr(c, 'attention_probs_dropout_prob', 0.) and encoder.training else ''
+def _one_by_one(q, k, v, borders, scaling):
+    "The same where there is no such kernel."
+    res = []
+    for a,b in zip(borders[:-1].tolist(), borders[1:].tolist()):
+        part = [o[a:b].transpose(0, 1) for o in (q, k, v)]
+        res.append(F.scaled_dot_product_attention(*part, scale=scaling).transpose(0, 1))
+    return torch.cat(res)
 
-def unpad(encoder):
-    "Let an encoder attend over one long row"
+# %% ../../nbs/learn/15_packing.ipynb #5d68eba7
+def unpaddable(
+    encoder,  # of `transformers`
+)->str:       # '' if it can
+    "Why an encoder cannot run without padding."
+    cfg = encoder.config
+    if not family(cfg.model_type).unpads: return f'{cfg.model_type} has positions of its own kind'
+    if not getattr(cfg, 'attention_probs_dropout_prob', 0.) or not encoder.training: return ''
+    return 'attention has dropout, and the kernel has none'
+
+def unpad(
+    encoder,  # of a family that `unpads`
+):            # the same encoder
+    "Make an encoder use `attend`."
     from transformers import AttentionInterface
     AttentionInterface.register(NAME, attend)
     encoder.set_attn_implementation(NAME)
     return encoder
 
-def packed(b:dict)->dict:
-    "What a batch needs to become one row, worked out where it was made, so that a GPU need not be asked: `at`, the places of real pieces, and `borders`"
+def packed(
+    b:dict,  # of `collate`
+)->dict:     # the same with `at`, the places of real tokens, and `borders` of the sequences
+    "Add what a batch needs to become one row."
     n = b['attention_mask'].sum(1)
-    return b|dict(at=b['attention_mask'].flatten().nonzero()[:,0], borders=F.pad(n.cumsum(0), (1,0)).int())
+    at = b['attention_mask'].flatten().nonzero()[:,0]
+    return b|dict(at=at, borders=F.pad(n.cumsum(0), (1,0)).int())
 
 def flat_hidden(
-    encoder, b:dict,  # of `packed`
-    **more,           # (batch, seq) tensors that the encoder takes beside the pieces
-)->Tensor:            # (batch, seq, hidden), zero in the padding
-    "The hidden states of a batch, computed as one row"
-    row = lambda v: v.flatten()[b['at']][None]
-    h = encoder(input_ids=row(b['input_ids']), borders=b['borders'], longest=b['input_ids'].shape[1], **{k: row(v) for k,v in more.items()}).last_hidden_state[0]
-    return h.new_zeros(b['input_ids'].numel(), h.shape[-1]).index_copy(0, b['at'], h).view(*b['input_ids'].shape, -1)
+    encoder,   # of `unpad`
+    b:dict,    # of `packed`
+    **more,    # (batch, seq) tensors that the encoder takes besides `input_ids`
+)->Tensor:     # (batch, seq, hidden), zero in the padding
+    "The hidden states of a batch, computed as one row."
+    batch,seq = b['input_ids'].shape
+    def row(v): return v.flatten()[b['at']][None]
+    inputs = {k: row(v) for k,v in more.items()}
+    out = encoder(input_ids=row(b['input_ids']), borders=b['borders'], longest=seq, **inputs)
+    h = out.last_hidden_state[0]
+    return h.new_zeros(batch*seq, h.shape[-1]).index_copy(0, b['at'], h).view(batch, seq, -1)
