@@ -11,9 +11,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from xstilts.learn.batches import token_budget_batches, collate
 from xstilts.evaluate.runtimes import EXTRA, run_by
 from xstilts.learn.heads import Net, backbone, first_position, fits, longest, tokenizer
-from xstilts.share.hub_folders import CLASSES, difference, export_refusal, transformers_model
+from xstilts.share.hub_folders import difference, export_refusal, transformers_model
 from xstilts.mini.rows import rows
 from xstilts.catalog.encoders import model
+from xstilts.catalog.kinds import kinds
 from xstilts.evaluate.retrieval import embed
 from xstilts.catalog.tasks import tasks
 from xstilts.learn.tokenize import encode
@@ -86,7 +87,7 @@ class Lines:
 
 def logits(net, name, enc, pad, budget=8192):
     "What a head says of every example, without its padding"
-    res, whole = [None]*len(enc), net.heads[name].kind in ('pair', 'score', 'choice')
+    res, whole = [None]*len(enc), kinds[net.heads[name].kind].one_vector
     net.eval()
     with torch.inference_mode():
         for ix in token_budget_batches(enc.lengths, budget):
@@ -199,7 +200,7 @@ def test_the_class_of_transformers_says_the_same_or_is_refused(family, kind, fol
     plain = transformers_model(net.encoder, task, net.heads[task.name])
     assert difference(net, plain, task, tok.pad_token_id)<1e-5
     plain.save_pretrained(tmp_path)
-    again = getattr(t, CLASSES[kind]).from_pretrained(tmp_path)
+    again = getattr(t, kinds[kind].auto_class).from_pretrained(tmp_path)
     assert difference(net, again, task, tok.pad_token_id)<1e-5
 
 
@@ -229,7 +230,7 @@ def test_a_model_that_writes_runs_as_a_cell(target, folders, tmp_path, monkeypat
     few = dict(target_train_from='dev', target_train_limit=8, target_max_steps=2, intermediate_train_from='dev', intermediate_train_limit=8, intermediate_max_steps=2, eval_limit=2, languages='de ja')
     phase = 'pawsx' if target=='xnli' else 'none'
     experiment = Experiment(model=folders['mt5'], intermediate=phase, target=target, seed=0, settings=dict(few, head='text2text', target_max_length=64, intermediate_max_length=64))
-    monkeypatch.setattr('xstilts.learn.text2text.TARGET', dict(pair=4, tags=8, span=8))
+    monkeypatch.setattr('xstilts.learn.text2text.target_length', lambda task: 4 if task.kind=='pair' else 8)
     got = read_json(run_experiment(experiment))
     assert set(got['scores'])=={'de', 'ja'} and any('could not be read' in o for o in got['flags'])
     model_folder = artifact_path('models', got['stages'][-1])

@@ -13,7 +13,7 @@ from ..core.config import ORIGINS
 from ..core.declared import check_fields,declared,settings_of
 
 # %% ../../nbs/catalog/15_trainings.ipynb #33d0fe22
-ORDERS = ('paper','bucketed')                           # of examples: drawn at random, or similar lengths together
+ORDERS = ('paper','bucketed')                           # of examples: random, or similar lengths together
 SAMPLING = ('proportional','uniform','temperature')     # how several tasks share the updates
 OPTIMISERS = ('adamw','adafactor','adamw8bit')
 SCHEDULES = ('linear','cosine','constant')
@@ -25,8 +25,8 @@ SELECT = ('last','best')
 RATE = dict(above=0, high=1)        # of learning
 SHARE = dict(low=0, high=1)
 DROPOUT = dict(low=0, below=1)
-STEPS = dict(low=0, high=10**9)     # updates, rows or pieces, 0 for what the setting says
-LENGTH = dict(low=8, high=10**6)    # pieces of an input
+STEPS = dict(low=0, high=10**9)     # updates, rows or tokens; the setting explains 0
+LENGTH = dict(low=8, high=10**6)    # tokens of an input
 CODES = dict(pattern=r'[a-z]{2,3}( +[a-z]{2,3})*', form='codes of languages with a space between, such as en de')
 _PAIR = r'[^\s:]+:[^\s:]+'
 SPLITS = dict(pattern=rf'\s*([^\s:]*|{_PAIR}(\s+{_PAIR})*)\s*', form='a split, or pairs task:split, a space between')
@@ -38,26 +38,26 @@ SHARES = dict(pattern=f'{_SHARE}( +{_SHARE})*', form='shares from 0 to 1 with a 
 # %% ../../nbs/catalog/15_trainings.ipynb #1eaf07fa
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    "How weights are stepped; defaults are jiant's XTREME recipe (jiant/shared/model_setup.py)"
+    "How weights are updated; defaults are jiant's XTREME recipe (jiant/shared/model_setup.py)."
     lr:float=declared(1e-5, **RATE)
     epochs:int=declared(2, low=1, high=10_000)
     max_steps:int=declared(0, **STEPS)                # stop after so many updates; 0 for all epochs
     batch_size:int=declared(32, low=1, high=10**6)    # examples per update
     micro_batch:int=declared(0, low=0, high=10**6)    # examples per forward pass; 0 for the whole batch
-    token_budget:int=declared(0, **STEPS)             # pieces per update with padding, for batch_size; 0 for none
-    negatives:int=declared(0, low=0, high=10**6)      # of a dual encoder: pairs told apart together; 0 for all of them
-    max_length:int=declared(256, **LENGTH)            # pieces
-    query_length:int=declared(0, low=0, high=10**6)   # of a dual encoder: pieces of a query; 0 for max_length
+    token_budget:int=declared(0, **STEPS)             # tokens per update with padding, not batch_size; 0 for none
+    negatives:int=declared(0, low=0, high=10**6)      # of a dual encoder: pairs that share a softmax; 0 for all
+    max_length:int=declared(256, **LENGTH)            # tokens
+    query_length:int=declared(0, low=0, high=10**6)   # of a dual encoder: tokens of a query; 0 for max_length
     order:str=declared('bucketed', values=ORDERS)
     precision:str=declared('auto', values=PRECISIONS)
-    padding:str=declared('auto', values=PADDING)      # 'auto': none in the encoder where a GPU's kernel can do without
-    compile:bool=False                                # compile the encoder; where that cannot be, the log says why
-    recompute:bool=False                              # gradient checkpointing: less memory, more work
+    padding:str=declared('auto', values=PADDING)      # 'auto': none in the encoder where the GPU's kernel allows
+    compile:bool=False                                # compile the encoder; where that fails, the log says why
+    recompute:bool=False                              # gradient checkpointing: less memory, more computation
     optimiser:str=declared('adamw', values=OPTIMISERS)
     schedule:str=declared('linear', values=SCHEDULES) # how the rate falls after the warm-up
     warmup:float=declared(.1, **SHARE)                # share of the updates
     warmup_steps:int=declared(0, **STEPS)             # updates, instead of a share
-    weight_decay:float=declared(.01, **SHARE)         # not on biases and normalisations
+    weight_decay:float=declared(.01, **SHARE)         # not on biases and layer norms
     beta2:float=declared(.999, low=0, below=1)
     eps:float=declared(1e-8, above=0, high=1)
     clip:float=declared(1., above=0, high=10**9)      # norm of the gradient of an update
@@ -68,26 +68,26 @@ class Steps:
 # %% ../../nbs/catalog/15_trainings.ipynb #506aa493
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Steps):
-    "The settings of one training: its steps, what it is trained on, and what is kept"
+    "The settings of one training: its updates, its data, and the checkpoint it keeps."
     train_limit:int=declared(0, **STEPS)              # use so many training rows; 0 for all
-    train_from:str=declared('', **SPLITS)             # another split, or 'task:split task:split' (`data.load.train_from`)
+    train_from:str=declared('', **SPLITS)             # a split, or 'task:split task:split' (`data.load.train_from`)
     task_cap:int=declared(0, **STEPS)                 # at most so many batches of one task per epoch; 0 for all
     sampling:str=declared('proportional', values=SAMPLING)  # of several tasks
     temperature:float=declared(2., above=0, high=1000)      # of that sampling
-    mlm_rate:float=declared(0., low=0, below=1)       # share of the updates that go on with masked language modelling
+    mlm_rate:float=declared(0., low=0, below=1)       # share of the updates with masked language modelling
     mlm_languages:str=declared('', **SOME_CODES)      # of its text; '' for all of the origin's
     match:str=declared('', **CODE)                    # as many rows of each class as in both this language and English
     eval_steps:int=declared(0, **STEPS)               # updates between two scores on English dev rows; 0 for none
     eval_rows:int=declared(500, low=1, high=10**9)    # of each task (jiant: 500)
-    select:str=declared('last', values=SELECT)        # weights that are kept: the last, or those of the best such score
-    patience:int=declared(0, **STEPS)                 # scores without a better one until it stops; 0 for never
+    select:str=declared('last', values=SELECT)        # which weights are kept: the last, or those of the best dev score
+    patience:int=declared(0, **STEPS)                 # dev scores without improvement until it stops; 0 for never
     stop_collapsed:bool=False                         # stop a run whose loss is stuck at chance
-    threads:int=declared(1, low=1, high=1024)         # of the processor, per stage
+    threads:int=declared(1, low=1, high=1024)         # CPU threads per training
     checkpoint_steps:int=declared(0, **STEPS)         # updates between two checkpoints; 0 for every five minutes
     def __post_init__(self):
         check_fields(self)
-        needs = {'patience': self.patience, 'select: best': self.select=='best'}
-        for what,given in needs.items():
+        on_scores = {'patience': self.patience, 'select: best': self.select=='best'}
+        for what,given in on_scores.items():
             if given and not self.eval_steps:
                 raise ValueError(f"{what} needs scores to compare: give eval_steps, the updates between two of them")
 
@@ -96,29 +96,31 @@ RECIPE_KEYS = tuple(settings_of(Recipe))
 # %% ../../nbs/catalog/15_trainings.ipynb #35e85da8
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    "The settings of a phase-1 stage besides those of its recipe"
+    "The settings of a pretraining besides those of its recipe."
     langs:str=declared('en de es ru tr sw ja hi', **CODES)
     origin:str=declared('mini', values=ORIGINS)       # where text comes from (`sources.plain_text`)
     documents:int=declared(40_000, low=1, high=10**9) # of each language
-    vocab:int=declared(4000, low=10, high=10**7)      # pieces
+    vocab:int=declared(4000, low=10, high=10**7)      # tokens
     lowercase:bool=True
     layers:int=declared(4, low=1, high=200)
     hidden:int=declared(128, low=1, high=2**16)
     heads:int=declared(4, low=1, high=1024)
-    tlm_rate:float=declared(.3, **SHARE)              # rows that are a text and its translation, positions from 0
-    replace:str=declared('0 .36 .9', **SHARES)        # words replaced by a translation: one share drawn per row
-    mask:float=declared(.25, above=0, high=1)         # share of positions to guess in one text
-    answer_mask:float=declared(.25, **SHARE)          # ditto in an answer that ends a text; it is never replaced
+    tlm_rate:float=declared(.3, **SHARE)              # share of rows with a text and its translation, positions from 0
+    replace:str=declared('0 .36 .9', **SHARES)        # share of words replaced by a translation, drawn for each row
+    mask:float=declared(.25, above=0, high=1)         # share of masked tokens in one text
+    answer_mask:float=declared(.25, **SHARE)          # ditto in an answer at the end of a text; it is never replaced
     tlm_mask:float=declared(.5, above=0, high=1)      # ditto in a text with its translation
-    split:float=declared(0., **SHARE)                 # rows of one language read as two texts, cut after a sentence
+    split:float=declared(0., **SHARE)                 # share of rows read as two texts, cut after a sentence
     rows:int=declared(32, low=1, high=10**6)          # per update
-    row_length:int=declared(128, **LENGTH)            # pieces
+    row_length:int=declared(128, **LENGTH)            # tokens
     seed:int=declared(0, low=0, high=2**63-1)         # of weights, rows and masks
     def __post_init__(self):
         check_fields(self)
         if self.hidden%self.heads:
             raise ValueError(f"hidden {self.hidden} cannot be divided among {self.heads} heads: give a multiple")
     @property
-    def bilingual(self)->bool: return self.tlm_rate>0 or any(float(o) for o in self.replace.split())
+    def bilingual(self)->bool:
+        "Does pretraining see translations?"
+        return self.tlm_rate>0 or any(float(o) for o in self.replace.split())
 
 SHAPE_KEYS = tuple(settings_of(Shape))

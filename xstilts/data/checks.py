@@ -7,42 +7,13 @@ __all__ = ['LONGEST', 'BROKEN', 'problems', 'usable']
 
 # %% ../../nbs/data/16_checks.ipynb #f43344b4
 from collections import Counter
-from types import MappingProxyType
-from ..catalog.tasks import COLUMNS,tasks
+from ..catalog.kinds import kinds,resolve
+from ..catalog.tasks import tasks
 from .columns import mistyped
-
-# %% ../../nbs/data/16_checks.ipynb #f00aa790
-def _bad_tags(task, o):
-    "What is wrong with the words and tags of a row."
-    words = o['tokens']
-    tags = o['tags']
-    if not words or not all(w.strip() for w in words):
-        return 'column tokens: a sentence without words, or an empty word'
-    if len(words)!=len(tags): return f"column tags holds {len(tags)} tags, and column tokens {len(words)} words"
-    bad = [t for t in tags if not t or task.labels and t not in task.labels]
-    return f"column tags holds {bad[0]!r}, none of {' '.join(task.labels)}" if bad else ''
-
-def _bad_pair(task, o):
-    "A label that is no class."
-    if o['label'] in task.labels: return ''
-    return f"column label holds {o['label']!r}, none of {' '.join(task.labels)}"
-
-def _bad_choice(task, o):
-    "Too few choices, or a label that is none of them."
-    n = len(o['choices'])
-    if n<2: return f"column choices holds {n}, and there must be two or more"
-    return '' if 0<=o['label']<n else f"column label holds {o['label']}, and the choices are 0 to {n-1}"
 
 # %% ../../nbs/data/16_checks.ipynb #2c409e26
 LONGEST = 100_000          # characters of a row, and words of a sentence
 _LOST = 'the answer'       # the message about an answer that is elsewhere begins so
-
-def _lost_answer(o):
-    "An answer that does not occur at its offset."
-    context = o['context']
-    answers = zip(o['answers']['text'], o['answers']['start'])
-    lost = [(t,s) for t,s in answers if not t or s<0 or context[s:s+len(t)]!=t]
-    return f'{_LOST} {lost[0][0]!r} is not at character {lost[0][1]} of its context' if lost else ''
 
 def _too_long(o):
     "More characters or words than a row may have."
@@ -50,24 +21,21 @@ def _too_long(o):
     return f'longer than {LONGEST:,} characters' if max(n, len(o.get('tokens', ())))>LONGEST else ''
 
 _NOT_EMPTY = ('text_a','text_b','text','answer','context','question')
-_MAY_BE_EMPTY = MappingProxyType(dict(choice=('context','question'), retrieval=('context','question')))  # of a kind
 
 def _empty_column(task, o):
     "A text that is empty and may not be."
-    allowed = _MAY_BE_EMPTY.get(task.kind, ())
+    allowed = kinds[task.kind].may_be_empty
     empty = [k for k in _NOT_EMPTY if k in o and not o[k].strip() and k not in allowed]
     return f'column {empty[0]} is empty' if empty else ''
 
 # %% ../../nbs/data/16_checks.ipynb #d8a116ff
-_CHECKS = MappingProxyType(dict(tags=_bad_tags, pair=_bad_pair, choice=_bad_choice))  # kind -> (task, row) -> message
-
 def _row_problem(task, o):
     "What is wrong with a row, '' for nothing; the later checks rely on the earlier ones."
-    if (problem := o.get('wrong') or mistyped(o, task.kind, COLUMNS[task.kind].split())): return problem
+    kind = kinds[task.kind]
+    if (problem := o.get('wrong') or mistyped(o, task.kind, kind.columns)): return problem
     if (problem := _too_long(o)): return problem
-    if task.kind in _CHECKS and (problem := _CHECKS[task.kind](task, o)): return problem
-    if (problem := _empty_column(task, o)): return problem
-    return _lost_answer(o) if 'answers' in o else ''
+    if kind.check and (problem := resolve(kind.check)(task, o)): return problem
+    return _empty_column(task, o)
 
 def _other_choices(rows):
     "Rows with more or fewer choices than most: id -> message."
@@ -83,7 +51,7 @@ def problems(
     "What is wrong with the rows of a task."
     row = tasks[task]
     res = {o['id']: why for o in rows if (why := _row_problem(row, o))}
-    if row.kind=='choice': res |= _other_choices([o for o in rows if o['id'] not in res])
+    if kinds[row.kind].choices: res |= _other_choices([o for o in rows if o['id'] not in res])
     times = Counter(o['id'] for o in rows)
     return res|{k: f'an id that is there {n} times' for k,n in times.items() if n>1}
 

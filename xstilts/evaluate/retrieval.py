@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from ..learn.batches import cast_once,forward_passes
 from ..core.config import choose
-from ..learn.heads import POSITIONED,first_position
+from ..learn.heads import first_position,positions
 from .metrics import K_MAP,best_threshold
 from .predict import PRECISIONS
 from ..data.columns import gold_ids
@@ -47,8 +47,8 @@ def hidden_states(
     _check_layers(layers, n)
     res = {}
     hooks = _record_inputs(encoder, layers, res)
-    pos = {'position_ids':b['position_ids']} if encoder.config.model_type in POSITIONED else {}
-    try: res[n] = encoder(input_ids=b['input_ids'], attention_mask=b['attention_mask'], **pos).last_hidden_state
+    inputs = dict(input_ids=b['input_ids'], attention_mask=b['attention_mask'], **positions(encoder, b))
+    try: res[n] = encoder(**inputs).last_hidden_state
     except _LastLayerReached: pass
     finally:
         for o in hooks: o.remove()

@@ -8,6 +8,7 @@ __all__ = ['BASELINE', 'format_score', 'format_gain', 'html_table', 'main_table'
 
 # %% ../../nbs/report/10_tables.ipynb #496b4004
 import pandas as pd
+from ..catalog.kinds import kinds
 from ..catalog.tasks import tasks
 from ..evaluate.metrics import metrics,score
 from ..evaluate.submission import averages,groups,members,suite_of,whole_mean
@@ -208,8 +209,8 @@ def change_table(
 def _item_points(target, o):
     "Points of one prediction: by the metric of the task; for tags the share of words"
     task = tasks[target]
-    if task.kind=='tags': return 100*sum(a==b for a,b in zip(o['gold'], o['pred']))/len(o['gold'])
-    if task.metric=='bitext_f1': return 100.*(o['gold']==o['pred'])
+    if kinds[task.kind].per_word: return 100*sum(a==b for a,b in zip(o['gold'], o['pred']))/len(o['gold'])
+    if task.search=='mined': return 100.*(o['gold']==o['pred'])
     return score(task.metric, [o])[metrics[task.metric].main]
 
 def _change(target, before, after):

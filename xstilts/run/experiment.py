@@ -124,7 +124,7 @@ def _check_data(experiment, task):
 
 def _check_eval_split(experiment):
     "Refuse a split that the task does not have, and the one that chose BUCC's threshold"
-    threshold_from = {'bucc2018': 'dev'}.get(experiment.target)
+    threshold_from = tasks[experiment.target].threshold_split
     scored = [o for o in splits(experiment.data, experiment.target) if o!=threshold_from]
     choose(f'eval_split of {experiment.target} in {experiment.data}', experiment.split, scored)
 
@@ -139,7 +139,7 @@ def _check_split(experiment, phase, task):
 def _check_text2text(experiment, trained):
     "Refuse a model that does not generate, tasks without a published form as text, and masked language modelling"
     from xstilts.learn.text2text import ways
-    if model(experiment.model).family!='mt5':
+    if not model(experiment.model).architecture.seq2seq:
         raise ValueError(f"head text2text needs a model of the mT5 family, not {experiment.model}")
     for task in dict.fromkeys((*trained, experiment.target)): ways(task)
     if any(experiment.settings.get(f'{o}_mlm_rate') for o in PHASES[1:]):
@@ -216,4 +216,4 @@ def is_mined(
     experiment:Experiment,  # one combination of model, tasks and seed
 )->bool:
     "Is an experiment scored on sentence pairs that are mined from two pools?"
-    return tasks[experiment.target].metric=='bitext_f1'
+    return tasks[experiment.target].search=='mined'

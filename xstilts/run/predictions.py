@@ -136,14 +136,14 @@ def _retrieve(experiment, encoder, tok):
     "Retrieval with a hidden state of the encoder, without training on the target"
     vectors = _Embedder(experiment, encoder, tok)
     where = encoder.device.type
-    if experiment.target in ('lareqa','mewslix'): return _rank_untrained(experiment, vectors, where)
+    if tasks[experiment.target].search=='ranked': return _rank_untrained(experiment, vectors, where)
     find = _mine if is_mined(experiment) else _translate
     return [row for lang in experiment.langs for row in find(experiment, lang, vectors, where)]
 
 def _rank_untrained(experiment, vectors, where):
     "LAReQA and Mewsli-X with `dual: false`"
     from xstilts.evaluate.retrieval import each_once,rank_answers
-    shared = experiment.target=='mewslix'
+    shared = tasks[experiment.target].shared_candidates
     rows = _all_rows(experiment)
     if shared: rows = each_once(rows)
     return rank_answers(rows, vectors(rows, 'all', experiment.split), shared, device=where)

@@ -70,10 +70,10 @@ def _task_values(experiment, task):
         query_length=min(task.query_length, longest))
 
 def _model_values(experiment, phase):
-    "The values that suit a model; mT5's authors hold the learning rate (arXiv 2010.11934)"
+    "The values that suit a model and its family; mT5's authors keep the rate constant (arXiv 2010.11934)"
     m = model(experiment.model)
     return dict(lr=m.lr if phase=='target' else m.intermediate_lr, dropout=m.dropout, freeze=m.freeze,
-        reset_positions=m.reset_positions, optimiser=m.optimiser, schedule='constant' if m.family=='mt5' else 'linear')
+        reset_positions=m.reset_positions, optimiser=m.optimiser, schedule=m.architecture.schedule)
 
 # %% ../../nbs/run/08_recipes.ipynb #2e411494
 _PRETRAINING = dict(lr=1e-3, schedule='cosine', beta2=.98, eps=1e-6, dropout=0., max_steps=1000, warmup=.05)

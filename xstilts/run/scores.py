@@ -9,6 +9,7 @@ __all__ = ['score_key', 'run_experiment', 'predictions_of', 'score_experiment', 
 # %% ../../nbs/run/19_scores.ipynb #c6248c0d
 import time
 from pathlib import Path
+from ..catalog.kinds import kinds
 from ..catalog.tasks import tasks,train_task
 from ..core.files import sealed_folder
 from ..core.store import artifact_path,is_stored,key,lock,read_json,write_json
@@ -123,7 +124,7 @@ def _untrained(experiment):
 
 def _one_class(experiment, predictions):
     "A classifier that gives every item the same class"
-    if tasks[experiment.target].kind not in ('pair','choice'): return ''
+    if kinds[tasks[experiment.target].kind].majority!='label': return ''
     stuck = [o for o in experiment.langs if _same_answer(predictions[o])]
     return f"collapsed: one class predicted in {' '.join(stuck)}" if stuck else ''
 

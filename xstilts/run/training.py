@@ -11,6 +11,7 @@ import hashlib
 from pathlib import Path
 import numpy as np
 from ..catalog.encoders import folder_of,model
+from ..catalog.kinds import kinds
 from ..catalog.tasks import Task,dev_task
 from ..catalog.trainings import Recipe,Shape
 from ..core.config import settings
@@ -143,7 +144,8 @@ def _feed(stage, sets, learnt, tok, first):
     "The batches of a stage"
     from xstilts.learn.text2text import TextFeed
     from xstilts.learn.train import TaskFeed
-    groups = {o: len(_training_rows(stage, o, 1)[0]['choices']) for o,t in learnt.items() if t.kind=='choice'}
+    choices = {o: kinds[t.kind].choices for o,t in learnt.items() if kinds[t.kind].choices}
+    groups = {o: len(_training_rows(stage, o, 1)[0][column]) for o,column in choices.items()}
     names = {o: t.name for o,t in learnt.items()}
     common = (sets, stage.recipe, stage.seed, tok.pad_token_id, first, groups, names)
     if stage.head: feed = TextFeed(*common)
@@ -248,7 +250,7 @@ def rank_with_dual(
 )->list[dict]:       # as `retrieval.rank_answers`
     "The candidates that a trained dual encoder ranks first for every query"
     from xstilts.evaluate.retrieval import each_once,embed_dual,rank_answers
-    shared = task.name=='mewslix'
+    shared = task.shared_candidates
     rows = each_once(rows) if shared else rows
     vectors = embed_dual(net, task.name, tok, rows, recipe.max_length, recipe.query_length, precision=precision)
     return rank_answers(rows, vectors, shared, next(net.parameters()).device.type)
