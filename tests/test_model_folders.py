@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 from xstilts.learn.heads import backbone, new_encoder, tokenizer
@@ -86,8 +87,10 @@ def test_spaces_before_words_change_the_keys_of_tagging_only(monkeypatch):
     "Only in families whose tokens begin with the space do tagged sentences have other keys."
     tagged = keys('mmbert-base', target='udpos', intermediate='none')
     pairs = keys('mmbert-base', intermediate='none')
-    monkeypatch.setattr('xstilts.run.stages.SPACED', ())
+    from xstilts.catalog.families import families
     from xstilts.run.stages import stage_key
+    unspaced = {**families, 'modernbert': replace(families['modernbert'], spaces=False)}
+    monkeypatch.setattr('xstilts.catalog.families.families', unspaced)
     stage_key.cache_clear()
     assert not set(tagged)&set(keys('mmbert-base', target='udpos', intermediate='none'))
     assert pairs==keys('mmbert-base', intermediate='none')
