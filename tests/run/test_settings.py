@@ -190,7 +190,7 @@ def test_the_models_of_this_repository_are_sound():
     "The file merges rows with `<<`."
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        found = own_models(Path(__file__).parents[1]/'params'/'models.yaml')
+        found = own_models(Path(__file__).parents[2]/'params'/'models.yaml')
     assert found.errors()==[] and len(found)>20
     assert found['mini-4lang-s1'].langs==('en', 'de', 'ru', 'ja') and found['mini-4lang-s1'].pretrain['seed']==1
     assert found['short-monolingual'].pretrain['replace']=='0' and found['short-narrow'].pretrain['layers']==2

@@ -25,7 +25,7 @@ from xstilts.run.stages import stages_of
 from xstilts.core.store import artifact_path, read_json
 from xstilts.run.study import Node, experiments, load_study, plan
 
-root = Path(__file__).parents[1]
+root = Path(__file__).parents[2]
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from xstilts.learn.train import log_warnings
 
-root = Path(__file__).parent.parent
+root = Path(__file__).parents[2]
 KILLED = """
 import json, os, random, shutil, sys
 import xstilts.learn.updates as updates

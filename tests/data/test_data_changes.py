@@ -23,9 +23,8 @@ def asked(): return [o['question'] for o in load('mirror', 'xquad', 'test', 'de'
 
 
 @pytest.fixture
-def mirror(tmp_path, monkeypatch):
+def mirror(tmp_path, monkeypatch, store):
     "A mirror of XQuAD in German with one question, and an empty store"
-    monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path/'store'))
     monkeypatch.setenv('XSTILTS_MIRROR', str(tmp_path/'mirror'))
     xquad(tmp_path/'mirror', 'Where?')
     return tmp_path/'mirror'
@@ -120,12 +119,11 @@ def test_text_of_another_language_does_not_count(complete):
     assert pretraining_key()==before!=pretraining_key('sw de')
 
 
-def test_classes_come_from_the_files_that_are_there(tmp_path, monkeypatch):
+def test_classes_come_from_the_files_that_are_there(tmp_path, monkeypatch, store):
     "The classes of CCG are those of its training rows, also after these have changed."
     folder = tmp_path/'folders'/'ccg'
     folder.mkdir(parents=True)
     monkeypatch.setenv('XSTILTS_FOLDERS', str(tmp_path/'folders'))
-    monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path/'store'))
     for tag in ('N', 'NP'):
         (folder/'train.txt').write_text(f'dogs\t{tag}\n')
         assert task_of('hub', 'ccg').labels==(tag,)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from xstilts.cli import main
 
-root = Path(__file__).parents[1]
+root = Path(__file__).parents[2]
 STUDY = """study: small
 report: 60_intermediate_tasks
 data: mini

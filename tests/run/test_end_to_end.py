@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from xstilts.core.config import notebook_path
 
-root = Path(__file__).parents[1]
+root = Path(__file__).parents[2]
 xstilts = Path(sys.executable).parent/'xstilts'
 STUDY = """study: tiny
 report: 60_intermediate_tasks

@@ -1,7 +1,6 @@
 """Dual encoders: one encoder for queries and answers, trained for LAReQA and Mewsli-X, up to official folders."""
 import json
 import math
-import os
 
 import numpy as np
 import pytest
@@ -31,16 +30,11 @@ from xstilts.catalog.tasks import tasks
 from xstilts.learn.tokenize import encode_dual, query_answer, sentences
 from xstilts.learn.train import Recipe, TaskFeed, train
 
+pytestmark = pytest.mark.usefixtures('module_store')
+
 mirror = pytest.mark.skipif(not settings().mirror.is_dir(), reason='no mirror of real data here: set XSTILTS_MIRROR')
 CITIES = dict(Berlin='Spree', Ulm='Danube', Bonn='Rhine', Turin='Po',
     Rome='Tiber', Cairo='Nile', Porto='Douro', Lyon='Rhone')
-
-
-@pytest.fixture(scope='module', autouse=True)
-def store(tmp_path_factory):
-    os.environ['XSTILTS_ARTIFACTS'] = str(tmp_path_factory.mktemp('store'))
-    yield
-    del os.environ['XSTILTS_ARTIFACTS']
 
 
 def map20(net, tok, found):

@@ -1,5 +1,4 @@
 """Real data: every row of the mirror comes out in our columns. Skipped without a mirror (`XSTILTS_MIRROR`)."""
-import os
 import re
 from dataclasses import replace
 from functools import cache
@@ -14,7 +13,8 @@ from xstilts.data.origins import plain_text, source_rows
 from xstilts.data.sources import MIRROR_SOURCES, SOURCES
 from xstilts.catalog.tasks import COLUMNS as TASK_COLUMNS, tasks
 
-pytestmark = pytest.mark.skipif(not settings().mirror.is_dir(), reason='no mirror here: set XSTILTS_MIRROR')
+NO_MIRROR = 'no mirror here: set XSTILTS_MIRROR'
+pytestmark = [pytest.mark.usefixtures('module_store'), pytest.mark.skipif(not settings().mirror.is_dir(), reason=NO_MIRROR)]
 COLUMNS = {k: {*v.split()} for k, v in TASK_COLUMNS.items()}
 SOME = dict(xnli=('test', 'sw'), udpos=('test', 'ja'), panx=('test', 'te'), xquad=('test', 'ru'),
     tydiqa=('test', 'fi'), tatoeba=('test', 'ko'), squad_v1=('train', 'en'))
@@ -44,13 +44,6 @@ def expected(task, split, lang):
     "Rows of all sources of a task; None where one is missing, 0 where the task has no such split."
     found = [rows_in_files(o, split, lang) for o in MIRROR_SOURCES[task]]
     return None if None in found else sum(found)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def store(tmp_path_factory):
-    os.environ['XSTILTS_ARTIFACTS'] = str(tmp_path_factory.mktemp('store'))
-    yield
-    del os.environ['XSTILTS_ARTIFACTS']
 
 
 @pytest.mark.parametrize('task', SOME)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-root = Path(__file__).parents[1]
+root = Path(__file__).parents[2]
 readme = (root/'README.md').read_text(encoding='utf-8')
 
 

@@ -1,4 +1,4 @@
-"""The pieces labelled as an answer give the answer back, whatever the normaliser, the kind of pieces and the script."""
+"""The tokens labelled as an answer give the answer back, whatever the normaliser, the tokenizer and the script."""
 import random
 import struct
 import unicodedata
@@ -13,13 +13,14 @@ from xstilts.catalog.tasks import tasks
 
 SPECIALS = ['<s>', '<pad>', '</s>', '<unk>']
 TRAINED = dict(special_tokens=SPECIALS, show_progress=False)
-WORDS = ('café là Ångström naïve Việt Nam ế tiếng ёлка Йод Ελλάδα τό ΐ 서울 한국 시 김치 がぎ パン です '
+WORDS = ('café là Ångström naïve Việt Nam ế tiếng ёлка Йод Ελλάδα τό ΐ '
+         '서울 한국 시 김치 がぎ パン です '
     'भारत क़िला की हिन्दी İstanbul çok ﬁn ½ ㎞ … '
     "the old bridge is in x, (y) don't 3.5 l'été «mot» 😀 न्‍ می‌خواهم").split()
 
 
 def double_array(entries):
-    "The trie of a `Precompiled` normaliser (darts-clone), a block of 256 experiments per node, and its replacements"
+    "The trie of a `Precompiled` normaliser (darts-clone), a block of 256 cells per node, and its replacements"
     root, texts = {}, b''
     for key, value in entries.items():
         node = root

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-root = Path(__file__).parent.parent
+root = Path(__file__).parents[2]
 EXPERIMENT = dict(model='mini-s', intermediate='mnli', target='pawsx', seed=3, settings=dict(
     languages='en de', eval_limit=8, intermediate_train_limit=16, intermediate_epochs=1, intermediate_batch_size=8,
     target_train_limit=24, target_epochs=1, target_batch_size=8))

@@ -16,9 +16,7 @@ from xstilts.learn.tokenize import train_tokenizer
 FEW = dict(target_train_limit=8, target_max_steps=2, eval_limit=4, languages='de')
 
 
-@pytest.fixture(autouse=True)
-def store(tmp_path, monkeypatch):
-    monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path/'store'))
+pytestmark = pytest.mark.usefixtures('store')
 
 
 @pytest.fixture

@@ -22,9 +22,7 @@ from xstilts.learn.tokenize import train_tokenizer
 FEW = dict(intermediate_train_limit=8, target_train_limit=8, eval_limit=4, languages='de', target_max_length=64)
 
 
-@pytest.fixture(autouse=True)
-def store(tmp_path, monkeypatch):
-    monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path/'store'))
+pytestmark = pytest.mark.usefixtures('store')
 
 
 @pytest.fixture

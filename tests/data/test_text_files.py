@@ -31,9 +31,8 @@ FILES = [
 
 
 @pytest.fixture
-def folders(tmp_path, monkeypatch):
+def folders(tmp_path, monkeypatch, store):
     "An empty folder of data and an empty store"
-    monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path/'store'))
     monkeypatch.setenv('XSTILTS_FOLDERS', str(tmp_path/'folders'))
     (tmp_path/'folders'/'mewslix').mkdir(parents=True)
     (tmp_path/'folders'/'mewslix'/'wikinews_mentions-dev.jsonl').write_text('')
@@ -150,10 +149,9 @@ def test_an_inventory_without_a_mirror(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match='^no mirror: set `mirror` in settings.ini'): inventory('mirror')
 
 
-def test_an_inventory_lists_errors(tmp_path, monkeypatch):
+def test_an_inventory_lists_errors(tmp_path, monkeypatch, store):
     "A task that cannot be read is an entry with its error, and the others follow."
     from mirrors import repository
-    monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path/'store'))
     monkeypatch.setenv('XSTILTS_MIRROR', str(tmp_path/'mirror'))
     monkeypatch.delenv('XSTILTS_FOLDERS', raising=False)
     odd = dict(sentence1=None, sentence2='A', label=1, idx=0)

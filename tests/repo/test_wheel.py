@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-root = Path(__file__).parents[1]
+root = Path(__file__).parents[2]
 SOURCES = ('xstilts', 'nbs', 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE')
 STUDY = """study: one
 report: 60_intermediate_tasks

@@ -116,8 +116,7 @@ UNLABELLED = [
 
 
 @pytest.fixture(autouse=True)
-def mirror(tmp_path, monkeypatch):
-    monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path/'store'))
+def mirror(tmp_path, monkeypatch, store):
     monkeypatch.setenv('XSTILTS_MIRROR', str(tmp_path/'mirror'))
     return tmp_path/'mirror'
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-root = Path(__file__).parent.parent
+root = Path(__file__).parents[2]
 CPU = dict(CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
 two_cores = pytest.mark.skipif(os.cpu_count()<2, reason='two processes need two cores')
 CODE = """

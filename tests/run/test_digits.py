@@ -3,10 +3,10 @@ of their kind, or old results would pass for new ones.
 
 Every kind starts from inputs that are the same on every CPU: rows of the miniature, the shipped encoder, heads drawn by
 numpy. Nothing is compared after a long training, where rounding differences between CPUs grow. `TOLERANCE` is ten times
-the largest difference between instruction sets that `python tests/test_digits.py drift` measured.
+the largest difference between instruction sets that `python tests/run/test_digits.py drift` measured.
 
 After a change that is meant to move digits: raise the version in `nbs/core/25_store.ipynb`, export, and run
-`python tests/test_digits.py`."""
+`python tests/run/test_digits.py`."""
 import json
 import os
 import subprocess
@@ -210,7 +210,7 @@ def golden(kind): return json.loads(GOLDEN.read_text())[kind]
 
 @pytest.mark.parametrize('kind', VERSIONS)
 def test_digits(kind):
-    new = f"{kind} has a new version: run `python tests/test_digits.py` to write its digits"
+    new = f"{kind} has a new version: run `python tests/run/test_digits.py` to write its digits"
     assert golden(kind)['version']==VERSIONS[kind], new
     off = max(differences(golden(kind)['digits'], computed(kind)))
     assert off<=TOLERANCE, (f"the digits of {kind} moved by {off:.1e}: was that meant? "

@@ -11,13 +11,6 @@ from xstilts.catalog.tasks import tasks, train_task
 MARGIN = 8.  # points; the standard error of 600 items is 2
 
 
-@pytest.fixture(scope='module', autouse=True)
-def store(tmp_path_factory):
-    os.environ['XSTILTS_ARTIFACTS'] = str(tmp_path_factory.mktemp('store'))
-    yield
-    del os.environ['XSTILTS_ARTIFACTS']
-
-
 @pytest.mark.parametrize('task', ['xnli', 'pawsx', 'qqp', 'xcopa', 'hellaswag', 'csqa', 'cosmosqa'])
 def test_partial_input_baselines_are_near_chance(task):
     got = partial_input_summary(task, 1500)
@@ -61,6 +54,8 @@ def test_the_world_is_a_pure_function_of_its_seed():
     code = """
 import hashlib
 from xstilts.mini.rows import rows
+
+pytestmark = pytest.mark.usefixtures('module_store')
 tasks = ('xnli', 'pawsx', 'qqp', 'squad_v2', 'csqa', 'cosmosqa', 'hellaswag', 'xcopa', 'panx', 'stsb')
 print(hashlib.md5(repr([rows(o, 'dev', 'tr', limit=240) for o in tasks]).encode()).hexdigest())"""
     def digest(seed):

@@ -11,7 +11,7 @@ import pytest
 from fastcore.xtras import Config
 from xstilts.run import study
 
-root = Path(__file__).parents[1]
+root = Path(__file__).parents[2]
 ini = ConfigParser()
 ini.read(root/'settings.ini')
 settings = ini['DEFAULT']

@@ -6,7 +6,7 @@ import pytest
 from xstilts.mini import grammars, meanings
 from xstilts.mini.meanings import NP, POS, Event, concepts, sound
 
-root = Path(__file__).parents[1]
+root = Path(__file__).parents[2]
 contributing = (root/'CONTRIBUTING.md').read_text(encoding='utf-8')
 section = re.search(r'^## Adding a language\n(.+?)^## ', contributing, re.S|re.M)[1]
 blocks = re.findall(r'^```(\w+)\n(.+?)^```$', section, re.S|re.M)

@@ -1,4 +1,4 @@
-"""A new kind of task and a new model family are each one row in the catalog and one module: shown in a copy of the package, which learns and predicts with both."""
+"""A new kind of task or model family is one row in the catalog and one module; a copy of the package trains both."""
 import os
 import shutil
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from xstilts.catalog.families import families
 from xstilts.catalog.kinds import kinds, resolve
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ENTRIES = [e for o in kinds.values() for e in (o.check, o.encode, o.head, o.loss, o.chance_loss, o.read, o.decode) if e]
 ENTRIES += [o.encoder for o in families.values()]
 
@@ -46,8 +46,8 @@ def decode(task, rows, enc, outs):
 '''
 # the new family: DistilBERT, which takes position ids and calls its dropouts otherwise
 FAMILY_ROW = """
-    Family(name='distilbert', groups=('distilbert',), like='mbert', encoder='learn.distilbert:encoder_class', positions=True,
-           dropouts=('dropout','attention_dropout')),"""
+    Family(name='distilbert', groups=('distilbert',), like='mbert', encoder='learn.distilbert:encoder_class',
+           positions=True, dropouts=('dropout','attention_dropout')),"""
 FAMILY_MODULE = '''
 """DistilBERT's encoder"""
 
@@ -89,8 +89,16 @@ def learn(encoder, tok, task, data, steps, work):
     return net, [o['loss'] for o in log], predict(net, tok, task, data, enc=enc)
 '''
 LEARNS_KIND = LEARNS+'''
-task = Task(name='mentions', kind='multilabel', metric='accuracy', category='other', langs=('en',), labels=('the','a'), paper='this test')
-data = [dict(o, text=o['text_a'], labels=[l for l in task.labels if l in o['text_a'].lower().split()]) for o in rows('mnli', 'dev')[:32]]
+task = Task(name='articles', kind='multilabel', metric='accuracy', category='other', langs=('en',), labels=('the', 'a'),
+            paper='this test')
+
+
+def row(o):
+    "A sentence and the articles in it"
+    return dict(o, text=o['text_a'], labels=[l for l in task.labels if l in o['text_a'].lower().split()])
+
+
+data = [row(o) for o in rows('mnli', 'dev')[:32]]
 assert not mistyped(data[0], task.kind, ('text',))
 folder = 'xstilts/assets/mini-s-encoder'
 _, losses, predicted = learn(backbone(folder), tokenizer(folder), task, data, 20, Path('work'))
@@ -104,7 +112,9 @@ from transformers import DistilBertConfig, DistilBertModel
 from xstilts.catalog.encoders import model, models
 from xstilts.catalog.tasks import tasks
 tok = tokenizer('xstilts/assets/mini-s-encoder')
-config = DistilBertConfig(vocab_size=len(tok), dim=32, hidden_dim=64, n_layers=2, n_heads=2, pad_token_id=tok.pad_token_id)
+shape = dict(dim=32, hidden_dim=64, n_layers=2, n_heads=2)
+config = DistilBertConfig(vocab_size=len(tok), pad_token_id=tok.pad_token_id, **shape)
+torch.manual_seed(0)
 DistilBertModel(config).save_pretrained('toy')
 assert model('./toy').lr == models['mbert'].lr
 encoder = backbone('toy', dropout=.25)
@@ -134,7 +144,8 @@ def insert(path, table, row):
 
 def run(copy, script):
     "Runs a script in the copy, without the checkout on its path"
-    env = {k: v for k, v in os.environ.items() if not k.startswith('XSTILTS_')}|dict(PYTHONPATH=str(copy), XSTILTS_ARTIFACTS=str(copy/'store'))
+    env = {k: v for k, v in os.environ.items() if not k.startswith('XSTILTS_')}
+    env |= dict(PYTHONPATH=str(copy), XSTILTS_ARTIFACTS=str(copy/'store'))
     (copy/'script.py').write_text(script)
     done = subprocess.run([sys.executable, 'script.py'], cwd=copy, env=env, capture_output=True, text=True)
     assert done.returncode==0, done.stderr[-3000:]
