@@ -8,6 +8,7 @@ from xstilts.mini.grammars import LANGS
 from xstilts.data.partial_input import partial_input_summary
 from xstilts.catalog.tasks import tasks, train_task
 
+pytestmark = pytest.mark.usefixtures('module_store')
 MARGIN = 8.  # points; the standard error of 600 items is 2
 
 
@@ -55,7 +56,6 @@ def test_the_world_is_a_pure_function_of_its_seed():
 import hashlib
 from xstilts.mini.rows import rows
 
-pytestmark = pytest.mark.usefixtures('module_store')
 tasks = ('xnli', 'pawsx', 'qqp', 'squad_v2', 'csqa', 'cosmosqa', 'hellaswag', 'xcopa', 'panx', 'stsb')
 print(hashlib.md5(repr([rows(o, 'dev', 'tr', limit=240) for o in tasks]).encode()).hexdigest())"""
     def digest(seed):
