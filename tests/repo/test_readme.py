@@ -44,5 +44,8 @@ def test_what_is_said_to_be_in_a_notebook_is_there(name):
     "Of `NAME` in `nbs/x.ipynb`, and of `nbs/x.ipynb` (`NAME`), both exist."
     text = (root/name).read_text(encoding='utf-8')
     for nb in re.findall(r'`(nbs/[\w/]+\.ipynb)`', text): assert (root/nb).exists(), nb
-    pairs = re.findall(r'`(\w+)` in `(nbs/[\w/]+\.ipynb)`', text)+[(b, a) for a, b in re.findall(r'`(nbs/[\w/]+\.ipynb)` \(`(\w+)`\)', text)]
-    for what, nb in pairs: assert re.search(rf'\b{what} = |def {what}\b|class {what}\b', (root/nb).read_text(encoding='utf-8')), (what, nb)
+    pairs = re.findall(r'`(\w+)` in `(nbs/[\w/]+\.ipynb)`', text)
+    pairs += [(b, a) for a, b in re.findall(r'`(nbs/[\w/]+\.ipynb)` \(`(\w+)`\)', text)]
+    for what, nb in pairs:
+        found = re.search(rf'\b{what} = |def {what}\b|class {what}\b', (root/nb).read_text(encoding='utf-8'))
+        assert found, (what, nb)
