@@ -60,7 +60,7 @@ def _main_text(o):
     return format_score(o)+(' (no better than chance)' if o.at_chance else '')
 
 def _setups(res):
-    return select(res.summary, kind='score').setup.unique()
+    return res.experiments.setup.unique()
 
 MAIN_COLUMNS = MappingProxyType({  # a column after the targets -> (results, rows, same_data) -> one text per row
     'mean': 'report.tables:mean_column'})
