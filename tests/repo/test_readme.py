@@ -40,7 +40,8 @@ PACKAGES = dict(core='settings, checksums, keys, the store', catalog='read-only 
 
 def title_and_subtitle(nb):
     "The first heading of a notebook and the line below it"
-    text = '\n'.join(''.join(c['source']) for c in json.loads(nb.read_text())['cells'] if c['cell_type']=='markdown')
+    cells = json.loads(nb.read_text())['cells']
+    text = '\n'.join(''.join(c['source']) for c in cells if c['cell_type']=='markdown')
     return re.search(r'^# (.+)$', text, re.M)[1], re.search(r'^> (.+)$', text, re.M)[1]
 
 
@@ -82,7 +83,8 @@ def test_what_is_said_to_be_in_a_notebook_is_there(name):
         found = re.search(rf'\b{what} = |def {what}\b|class {what}\b', (root/nb).read_text(encoding='utf-8'))
         assert found, (what, nb)
 
-SHOWN = {'study': 'studies/60_intermediate_tasks', 'experiment': 'templates/51_experiment', 'stage': 'templates/50_stage'}
+SHOWN = dict(study='studies/60_intermediate_tasks', experiment='templates/51_experiment',
+    stage='templates/50_stage')
 
 
 @pytest.mark.parametrize('name', SHOWN)
