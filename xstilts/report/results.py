@@ -123,7 +123,7 @@ SUMMARY = ('value','low','high',   # points: the mean over seeds and its 95 % in
     'at_chance')                   # is the baseline of this target task no better than a chance level?
 
 def select(
-    table:pd.DataFrame,
+    table:pd.DataFrame,  # for instance a summary
     **values,            # column name = required value
 )->pd.DataFrame:
     "The rows of a table whose columns have the given values"
