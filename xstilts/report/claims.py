@@ -108,7 +108,7 @@ def _synthetic_note():
     todo = [o for o in LANGS if 'no' in reviewed(o).values()]
     note = ('Synthetic toy data: all numbers were measured on the miniature world, whose short and regular sentences '
         'the package generates. They show that the pipeline works and say nothing about real languages. '
-        'The encoder was pretrained with bilingual supervision (translations and a dictionary), unlike XLM-R.')
+        'The encoder mini was pretrained with bilingual supervision (translations and a dictionary), unlike XLM-R.')
     return f'{note} Lexicons not reviewed by a native speaker: {_enumerate(todo)}.' if todo else note
 
 def origin_note(

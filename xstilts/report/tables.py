@@ -158,7 +158,7 @@ def suite_note(
     wanted = members(suite)
     missing = [t for t in wanted if t not in res.study.axes['target']]
     note = f'This study covers {len(wanted)-len(missing)} of the {len(wanted)} tasks of {suite}'
-    if missing: note += f"; there is no overall score because {' '.join(missing)} are missing"
+    if missing: note += f"; there is no overall score without {' '.join(missing)}"
     note += '. All means include English; the score of question answering is the mean of exact match and F1.'
     note += ' A star marks a task that lacks languages of the suite; such a task is part of no average.'
     note += ' A dash stands for a missing score.'
