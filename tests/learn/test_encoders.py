@@ -1,4 +1,4 @@
-"""The encoders that ship with the package: small, safe, carded, and of the shape their recipes say."""
+"""The shipped encoders are small, safe, documented by a card, and of the shape that their recipes state."""
 import json
 from importlib.resources import files
 
@@ -15,13 +15,14 @@ folder = lambda name: files('xstilts').joinpath('assets', f'{name}-encoder')
 
 
 def test_all_together_are_small():
+    "The shipped encoders take less than 8 MB and contain the expected files only."
     assert sum(o.stat().st_size for name in SHIPPED for o in folder(name).iterdir())<8*2**20
     assert {o.name for name in SHIPPED for o in folder(name).iterdir()}=={'README.md', 'config.json', 'log.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json'}
 
 
 @pytest.mark.parametrize('name', SHIPPED)
 def test_card_and_recipe_agree(name):
-    "Shape, vocabulary and languages are those of the row that makes the encoder again; the card says that there was bilingual supervision."
+    "Shape, vocabulary and languages agree with the recipe, and the card names the bilingual supervision."
     card = folder(name).joinpath('README.md').read_text()
     assert 'Bilingual supervision: yes' in card and f'`{name}-remade`' in card and 'Licence' in card
     row, s = own_models()[f'{name}-remade'], pretraining(Experiment(model=f'{name}-remade', intermediate='none', target='tatoeba', seed=0))
@@ -35,7 +36,7 @@ def test_card_and_recipe_agree(name):
 
 
 def test_the_recipe_trains(tmp_path):
-    "The recipe of mini-s on little text for a few updates."
+    "The recipe of mini-s trains for a few updates on little text."
     s = pretraining(Experiment(model='mini-s-remade', intermediate='none', target='tatoeba', seed=0))
     shape = Shape(**{k: getattr(s.shape, k) for k in Shape.__dataclass_fields__}|dict(documents=40, vocab=800))
     _, _, log = pretrain(shape, Recipe(lr=s.recipe.lr, max_steps=60, dropout=0., max_length=128, warmup=.3), tmp_path)

@@ -1,4 +1,4 @@
-"""A new kind of task or model family is one row in the catalog and one module; a copy of the package trains both."""
+"""A new kind of task or model family takes one row in the catalog and one module; a copy of the package trains both."""
 import os
 import shutil
 import subprocess
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 ENTRIES = [e for o in kinds.values() for e in (o.check, o.encode, o.head, o.loss, o.chance_loss, o.read, o.decode) if e]
 ENTRIES += [o.encoder for o in families.values()]
 
-# the new kind: each text has any number of labels, each with a loss of its own
+# the new kind: a text may have any number of labels, each with its own loss
 KIND_ROW = """
     Kind(name='multilabel', columns=('text','labels'), one_vector=True, encode='learn.multilabel:encode',
          loss='learn.multilabel:loss', chance_loss='learn.multilabel:chance', decode='learn.multilabel:decode'),"""
@@ -44,7 +44,7 @@ def decode(task, rows, enc, outs):
     chosen = [[l for l, x in zip(task.labels, o) if x > 0] for o in outs[0].tolist()]
     return [dict(gold=r['labels'], pred=p, prob=[]) for r, p in zip(rows, chosen)]
 '''
-# the new family: DistilBERT, which takes position ids and calls its dropouts otherwise
+# the new family: DistilBERT, which takes position ids and names its dropouts differently
 FAMILY_ROW = """
     Family(name='distilbert', groups=('distilbert',), like='mbert', encoder='learn.distilbert:encoder_class',
            positions=True, dropouts=('dropout','attention_dropout')),"""
@@ -129,21 +129,21 @@ assert net.encoder is encoder
 
 @pytest.fixture
 def copy(tmp_path):
-    "The package alone, in a folder of its own"
+    "The package alone, in a separate folder"
     shutil.copytree(ROOT/'xstilts', tmp_path/'xstilts', ignore=shutil.ignore_patterns('__pycache__'))
     for o in ('settings.ini', 'pyproject.toml'): shutil.copy(ROOT/o, tmp_path)
     return tmp_path
 
 
 def insert(path, table, row):
-    "Puts one row at the head of a table"
+    "Insert one row at the head of a table"
     text = path.read_text()
     assert text.count(table)==1
     path.write_text(text.replace(table, table+row))
 
 
 def run(copy, script):
-    "Runs a script in the copy, without the checkout on its path"
+    "Run a script in the copy, without the checkout on its path"
     env = {k: v for k, v in os.environ.items() if not k.startswith('XSTILTS_')}
     env |= dict(PYTHONPATH=str(copy), XSTILTS_ARTIFACTS=str(copy/'store'))
     (copy/'script.py').write_text(script)
@@ -161,7 +161,7 @@ def touched(copy):
 
 
 def added(copy, path):
-    "The lines that a file of the copy has more than the checkout's; no line of the checkout's is lost"
+    "The lines that a file of the copy has in addition to the checkout's; no line of the checkout may be missing"
     old, new = ((o/'xstilts'/path).read_text().splitlines() for o in (ROOT, copy))
     at = next(i for i, (a, b) in enumerate(zip(old, new)) if a!=b)
     n = len(new)-len(old)
@@ -170,6 +170,7 @@ def added(copy, path):
 
 
 def test_a_new_kind_is_a_row_and_a_module(copy):
+    "A new kind of task trains and scores with one row and one module added."
     insert(copy/'xstilts/catalog/kinds.py', 'kinds = table(', KIND_ROW)
     (copy/'xstilts/learn/multilabel.py').write_text(KIND_MODULE)
     run(copy, LEARNS_KIND)
@@ -178,6 +179,7 @@ def test_a_new_kind_is_a_row_and_a_module(copy):
 
 
 def test_a_new_family_is_a_row_and_a_module(copy):
+    "A new model family trains with one row and one module added."
     insert(copy/'xstilts/catalog/families.py', 'families = table(', FAMILY_ROW)
     (copy/'xstilts/learn/distilbert.py').write_text(FAMILY_MODULE)
     run(copy, LEARNS_FAMILY)
@@ -190,6 +192,7 @@ def test_every_entry_point_exists(entry): assert callable(resolve(entry))
 
 
 def test_rows_name_kinds_and_models_that_exist():
+    "Families name kinds and models that exist, and models name existing families."
     from xstilts.catalog.encoders import models
     assert {k for o in families.values() for k in (*o.exports, *o.in_decoder)}<={*kinds}
     assert {o.like for o in families.values()}<={'', *models}

@@ -1,4 +1,4 @@
-"""The repository keeps its own rules: notebooks are the source, studies are sound, nothing names a machine."""
+"""Rules of the repository: notebooks are the source, study files are sound, and no text names a machine."""
 import filecmp
 import re
 import shutil
@@ -34,13 +34,14 @@ IGNORED = ['__pycache__', '.ipynb_checkpoints', '.last_checked', 'assets']
 
 
 def differing(one, two):
-    "Names that two trees of folders do not share, and files that are not the same in both."
+    "The names that only one of two folder trees has, and the files that differ"
     found = filecmp.dircmp(one, two, ignore=IGNORED)
     yield from (str(Path(one)/o) for o in (*found.left_only, *found.right_only, *found.diff_files))
     for o in found.common_dirs: yield from differing(Path(one)/o, Path(two)/o)
 
 
 def test_settings_agree_with_nbdev():
+    "settings.ini and the configuration of nbdev name the same package and folders."
     from nbdev.config import get_config
     cfg = get_config(root)
     assert settings['lib_name']==cfg.lib_name
@@ -50,15 +51,15 @@ def test_settings_agree_with_nbdev():
 
 @pytest.mark.parametrize('path', params, ids=lambda p: p.stem)
 def test_studies_are_sound(path):
-    "Every study file is accepted whole."
+    "Every study file passes all checks."
     assert not study.check(path)
 
 
-PACKAGES = ('core', 'catalog', 'mini', 'data', 'learn', 'evaluate', 'run', 'share', 'report')  # layers, lowest first
+PACKAGES = ('core', 'catalog', 'mini', 'data', 'learn', 'evaluate', 'run', 'share', 'report')  # the layers, lowest first
 
 
 def notebooks():
-    "Every library notebook with the place of its module in the layers: the package, then the number of the notebook."
+    "Every library notebook with its position in the layers: its package, then its number"
     import json
     for nb in sorted((root/'nbs').rglob('*.ipynb')):
         cells = json.loads(nb.read_text())['cells']
@@ -83,12 +84,12 @@ def test_notebooks_import_only_what_comes_before():
 
 
 def test_export_cells_are_short():
-    "An export cell fits a screen, a notebook is read in one sitting."
+    "An export cell fits on a screen, and a notebook can be read in one sitting."
     for nb, _, cells, _ in notebooks():
         assert len(cells)<80, (nb.name, len(cells))
         for c in cells:
             src = ''.join(c['source'])
-            most = 80 if '(Grammar):' in src else 60  # a language is one class
+            most = 80 if '(Grammar):' in src else 60  # grammars of languages are one class each
             if src.startswith('#| export'): assert src.count('\n')<=most, (nb.name, src.count('\n'), src[:80])
 
 
@@ -99,7 +100,7 @@ def test_help_is_fast_and_light():
 
 
 def test_nothing_names_a_machine():
-    "No tracked text holds a path of the machine it was written on."
+    "No tracked text contains a path of the machine on which it was written."
     files = subprocess.run(['git', 'ls-files'], cwd=root, capture_output=True, text=True, check=True).stdout.split()
     bad = [o for o in files if (root/o).is_file() and re.search(r'(/ho''me/|/ro''ot/|/wo''rk/|/tm''p/)', (root/o).read_text(errors='ignore'))]
     assert not bad, bad

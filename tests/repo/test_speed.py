@@ -1,4 +1,4 @@
-"""Memory that a budget promises, and the benchmark notebook whole at smoke size."""
+"""Memory stays within its budget, and the benchmark notebook runs completely at smoke size."""
 import json
 import os
 import subprocess
@@ -27,7 +27,7 @@ print(grown)
 
 
 def test_neighbours_keep_within_their_memory():
-    "The whole product would take 288 MB; 16 are allowed, and 2 are the results."
+    "A search with a budget of 16 MB stays within it, although the full product would take 288 MB."
     res = subprocess.run([sys.executable, '-c', SEARCH], cwd=root, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
     assert res.returncode==0, res.stderr
     assert int(res.stdout)<60*2**20, f'{int(res.stdout)/2**20:.0f} MB'
@@ -35,7 +35,7 @@ def test_neighbours_keep_within_their_memory():
 
 @pytest.fixture(scope='module')
 def smoke(tmp_path_factory):
-    "The rows of the benchmark at the values of its parameters cell"
+    "The rows of the benchmark with the default parameters of its notebook"
     to = tmp_path_factory.mktemp('bench')
     env = dict(os.environ, OMP_NUM_THREADS='1', XSTILTS_ARTIFACTS=str(to))
     res = subprocess.run([sys.executable, '-m', 'papermill', '-k', 'python3', str(root/'nbs'/'bench'/'90_benchmark.ipynb'), str(to/'out.ipynb'), '-p', 'folder', str(to/'rows')], cwd=root, env=env, capture_output=True, text=True)
@@ -45,6 +45,7 @@ def smoke(tmp_path_factory):
 
 
 def test_benchmark_has_a_row_for_every_work_and_system(smoke):
+    "The benchmark measures every system on every work."
     systems = {}
     for o in smoke: systems.setdefault(o['work'], set()).add(o['system'])
     for kind in ('pair', 'span', 'tags'):
@@ -53,6 +54,7 @@ def test_benchmark_has_a_row_for_every_work_and_system(smoke):
 
 
 def test_benchmark_rows_are_whole(smoke):
+    "Every row of the benchmark has plausible measurements, the hardware and the versions."
     for o in smoke:
         assert o['seconds']>0 and o['examples_per_second']>0 and 0<o['peak_share']<1 and o['memory_mb']>=0, o
         assert o['hardware'] and o['versions']['torch'] and o['peak_gflops']['float32']>0, o
