@@ -1,4 +1,4 @@
-"""What tests of several packages share: an empty store."""
+"""Fixtures for tests of several packages: empty stores."""
 import pytest
 
 

@@ -1,4 +1,4 @@
-"""Small mirrors for tests: folders laid out as local copies of hub repositories."""
+"""Small mirrors for tests: folders in the layout of local copies of hub repositories."""
 import json
 from pathlib import Path
 
@@ -10,7 +10,7 @@ SUFFIX = dict(csv='.csv', json='.jsonl', parquet='.parquet')
 
 
 def write(path, rows, form, features=None):
-    "A data file of some rows; `form` is a key of `SUFFIX`, `features` those of `datasets` for Parquet"
+    "Write rows as one data file; `form` is a key of `SUFFIX`, `features` are those of `datasets` for Parquet"
     if form=='parquet':
         table = pa.Table.from_pylist(rows, schema=features and features.arrow_schema)
         return pq.write_table(table, path)
@@ -20,13 +20,13 @@ def write(path, rows, form, features=None):
 
 
 def repository(
-    root:Path, repo:str,   # a mirror, owner/name in it
-    splits:dict,           # theirs -> rows
+    root:Path, repo:str,   # the mirror, and owner/name of the repository
+    splits:dict,           # split names of the hub -> rows
     config:str='default',
     form:str='parquet',
     features=None,         # of `datasets`, for Parquet
 )->Path:                   # its folder
-    "A repository with one configuration"
+    "Write a repository with one configuration"
     folder = root/repo
     folder.mkdir(parents=True, exist_ok=True)
     named = {k: f'{config}-{k}{SUFFIX[form]}' for k in splits}

@@ -1,4 +1,4 @@
-"""What is read is what is there: changed, copied, moved, touched and linked data, within one process and one store."""
+"""Rows are read as the files are now: changed, copied, moved, touched and linked data, within one process and store."""
 import os
 import shutil
 from pathlib import Path
@@ -31,6 +31,7 @@ def mirror(tmp_path, monkeypatch, store):
 
 
 def test_a_changed_mirror_gives_the_new_rows(mirror):
+    "A changed file gives the new rows and another fingerprint."
     assert asked()==['Where?']
     before = rows_fingerprint('mirror', 'xquad', 'test', 'de')
     xquad(mirror, 'Where now?', 'And when?')
@@ -39,6 +40,7 @@ def test_a_changed_mirror_gives_the_new_rows(mirror):
 
 
 def test_a_second_mirror_with_the_same_readme_gives_its_own_rows(mirror, tmp_path, monkeypatch):
+    "Another mirror gives its own rows, even if its README is the same."
     assert asked()==['Where?']
     xquad(tmp_path/'second', 'Who?')
     assert (mirror/'google/xtreme/README.md').read_text()==(tmp_path/'second/google/xtreme/README.md').read_text()
@@ -47,7 +49,7 @@ def test_a_second_mirror_with_the_same_readme_gives_its_own_rows(mirror, tmp_pat
 
 
 def test_a_changed_file_behind_a_link_is_noticed(mirror, tmp_path):
-    "The file keeps its size and its times, only its content differs."
+    "A changed file behind a link is noticed although its size and times stay the same."
     folder = mirror/'google'/'xtreme'
     folder.rename(tmp_path/'elsewhere')
     folder.symlink_to(tmp_path/'elsewhere')
@@ -88,7 +90,7 @@ def complete(mirror, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('how', ['touched', 'copied', 'moved', 'linked'])
 def test_where_and_when_data_lie_does_not_count(how, complete, tmp_path, monkeypatch):
-    "Fingerprints and the key of a pretraining are of content."
+    "Fingerprints and the key of a pretraining depend on contents, not on paths or times."
     before = fingerprints()
     for name, variable in (('mirror', 'XSTILTS_MIRROR'), ('folders', 'XSTILTS_FOLDERS')):
         old, new = tmp_path/name, tmp_path/'other'/name
@@ -106,6 +108,7 @@ def test_where_and_when_data_lie_does_not_count(how, complete, tmp_path, monkeyp
     ('mirror/text/sw.parquet', (False, False, True, True)),
     ('folders/bucc2018/de-en.dev.gold', (False, True, False, False))])
 def test_a_changed_byte_counts(file, differs, complete, tmp_path):
+    "One changed byte changes exactly the fingerprints that depend on its file."
     before = fingerprints()
     raw = (tmp_path/file).read_bytes()
     (tmp_path/file).write_bytes(raw[:-1]+bytes([raw[-1]^1]))
@@ -113,7 +116,7 @@ def test_a_changed_byte_counts(file, differs, complete, tmp_path):
 
 
 def test_text_of_another_language_does_not_count(complete):
-    "A mirror may grow; the key of a pretraining depends only on the texts it reads."
+    "A mirror may grow: the key of a pretraining depends only on the texts that it reads."
     before = pretraining_key()
     (complete/'text'/'de.parquet').write_bytes(b'Hallo.')
     assert pretraining_key()==before!=pretraining_key('sw de')
@@ -130,7 +133,7 @@ def test_classes_come_from_the_files_that_are_there(tmp_path, monkeypatch, store
 
 
 def test_damaged_files_are_named(mirror):
-    "A damaged file gives neither the earlier rows nor a traceback of a library."
+    "A damaged file gives an error that names it, neither the earlier rows nor a traceback of a library."
     assert asked()==['Where?']
     file = mirror/'google/xtreme/XQuAD.de-validation.parquet'
     file.write_bytes(file.read_bytes()[:200])

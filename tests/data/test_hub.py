@@ -1,4 +1,4 @@
-"""Rows of the hub, without a network: the call that would be made, on sets of the hub's shape."""
+"""Rows of the hub without a network: the requested data sets, on stand-ins of the hub's shape."""
 import datasets
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
@@ -40,34 +40,37 @@ def hub(monkeypatch):
 
 
 def test_a_download_is_said(hub, capsys):
-    "Whoever plans a study of the hub's data reads what is downloaded for its keys."
+    "Planning a study of the hub's data announces the downloads that its keys need."
     data.load('hub', 'stsb', 'train')
     assert capsys.readouterr().err.startswith('downloading nyu-mll/glue (stsb, train) from the hub')
 
 
 def test_one_task_of_three_sets(hub):
-    "ANLI+ is SNLI, MNLI and three rounds; rows without a label are not rows."
+    "ANLI+ consists of SNLI, MNLI and three rounds of ANLI, without the rows that have no label."
     rows = data.load('hub', 'anli', 'train')
     assert [(o['id'], o['label']) for o in rows]==[('0-0', 'contradiction'), ('1-0', 'entailment'), ('2-0', 'neutral')]
 
 
 def test_numbers_and_classes(hub):
+    "Numeric labels become numbers and class ids become names."
     assert data.load('hub', 'stsb', 'train')[0]['score']==pytest.approx(4.2)
     assert data.load('hub', 'pawsx', 'train')[0]['label']=='different'
 
 
 def test_a_script_is_read_from_its_conversion(hub):
-    "No code of a repository is run."
+    "Data sets with loading scripts are read from their conversion, so no code of a repository runs."
     row = data.load('hub', 'siqa', 'train')[0]
     assert row['choices'][row['label']]=='hurt'
 
 
 def test_what_the_hub_does_not_have_is_named(hub):
+    "The error names the missing split and its data set."
     with pytest.raises(ValueError, match=r"hub: qqp in en has no train split \(nyu-mll/glue, qqp, train\)"):
         data.load('hub', 'qqp', 'train')
 
 
 def test_a_wrong_column_is_named(hub, monkeypatch):
+    "The error names the missing column and the columns of the data set."
     wrong = Dataset.from_list([dict(text='He left.', label=0)])
     monkeypatch.setitem(HUB, ('nyu-mll/glue', 'mnli', 'train', None), wrong)
     words = "hub: mnli in en: column 'premise' is not in nyu-mll/glue, mnli, train: it has text label"

@@ -1,4 +1,4 @@
-"""Leaks of the miniature: partial-input baselines are near chance, no item occurs twice, splits share nothing."""
+"""Leaks of the miniature: partial-input baselines are near chance, no item is repeated, and splits are disjoint."""
 import os
 
 import pytest
@@ -14,18 +14,20 @@ MARGIN = 8.  # points; the standard error of 600 items is 2
 
 @pytest.mark.parametrize('task', ['xnli', 'pawsx', 'qqp', 'xcopa', 'hellaswag', 'csqa', 'cosmosqa'])
 def test_partial_input_baselines_are_near_chance(task):
+    "Baselines that see only part of the input are at chance within a margin."
     got = partial_input_summary(task, 1500)
     assert all(v<got['chance']+MARGIN for v in got.values()), got
 
 
 def test_balanced_set_leaks_little_to_another_one():
+    "Baselines trained on the balanced test rows of XNLI are near chance on its development rows."
     got = partial_input_summary('xnli', 1002, 'test')
     assert all(v<got['chance']+MARGIN for v in got.values()), got
 
 
 @pytest.mark.parametrize('task', [o for o in MAKERS if o not in ('text', 'ccg')])
 def test_no_item_twice_and_none_shared(task):
-    "Within a split no row is repeated; between splits none is shared; in English and in a language far from it."
+    "No row is repeated within a split or shared between splits, in English and in a distant language."
     ignored = ('id', 'cluster', 'split', 'gold_id', 'label', 'answers', 'tags')
     def items(task, split, lang, n=300):
         return [str({k: v for k, v in o.items() if k not in ignored}) for o in load('mini', task, split, lang, n)]
@@ -42,6 +44,7 @@ def test_no_item_twice_and_none_shared(task):
 
 @pytest.mark.parametrize('lang', LANGS)
 def test_answers_are_in_their_contexts(lang):
+    "Every answer occurs at its offset in the context."
     for task in ('xquad', 'mlqa', 'tydiqa'):
         for o in load('mini', task, 'test', lang, 200):
             for text, start in zip(o['answers']['text'], o['answers']['start']):
@@ -49,7 +52,7 @@ def test_answers_are_in_their_contexts(lang):
 
 
 def test_the_world_is_a_pure_function_of_its_seed():
-    "It does not depend on the order in which a process hashes strings."
+    "The rows do not depend on the order in which a process hashes strings."
     import subprocess
     import sys
     code = """

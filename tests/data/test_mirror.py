@@ -1,4 +1,4 @@
-"""Real data: every row of the mirror comes out in our columns. Skipped without a mirror (`XSTILTS_MIRROR`)."""
+"""Real data: every row of the mirror is read into our columns. Skipped without a mirror (`XSTILTS_MIRROR`)."""
 import re
 from dataclasses import replace
 from functools import cache
@@ -34,7 +34,7 @@ def files_of(repo, named):
 
 
 def rows_in_files(source, split, lang):
-    "The number of rows in the mirror's Parquet files of a split; None where a file is missing, as a mirror may grow."
+    "The number of rows in the mirror's Parquet files of a split; None if a file is missing, since a mirror may grow."
     theirs = source.splits.get(split)
     if not theirs: return 0
     files = files_of(settings().mirror/source.repo, source.config(lang))
@@ -43,14 +43,14 @@ def rows_in_files(source, split, lang):
 
 
 def expected(task, split, lang):
-    "Rows of all sources of a task; None where one is missing, 0 where the task has no such split."
+    "The number of rows in all sources of a task; None if a source is missing, 0 if the task has no such split."
     found = [rows_in_files(o, split, lang) for o in MIRROR_SOURCES[task]]
     return None if None in found else sum(found)
 
 
 @pytest.mark.parametrize('task', SOME)
 def test_rows(task):
-    "The columns of the task's kind, labels of the table, answers at their offsets, no id twice."
+    "Rows have the columns of their kind, labels of the table, answers at their offsets and unique ids."
     split, lang = SOME[task]
     kind = tasks[task].kind
     labels = {*tasks[task].labels}
@@ -71,7 +71,7 @@ def answers_are_at_their_offsets(row):
 
 
 def sets(task):
-    "Every split and language of a task that could be there, without development sets that are scored as test sets."
+    "Every split and language that a task may have, except development sets that are scored as test sets."
     source = MIRROR_SOURCES[task][-1]
     for split in split_names(task):
         if split=='dev' and not source.own_test: continue
@@ -80,7 +80,7 @@ def sets(task):
 
 @pytest.mark.parametrize('task', MIRRORED)
 def test_every_set_of_a_task(task):
-    "Of all languages and splits, every row of a file is a row of ours, or a note says what was left out."
+    "In all languages and splits, every row of a file is read, or a note counts the rows left out."
     shared = any(o.lang for o in MIRROR_SOURCES[task])
     found = {}
     for split, lang in sets(task):
@@ -105,28 +105,28 @@ def test_the_mirror_is_not_empty(): assert len(MIRRORED)>15
 
 
 def test_rows_left_out_are_counted():
-    "TyDiQA's training set has answers that do not occur at their offsets."
+    "TyDiQA's training set has answers that do not occur at their offsets; a note counts them."
     rows = load('mirror', 'tydiqa', 'train', 'en')
     note = re.search(r'(\d+) of ([\d,]+) rows cannot be used', left_out_note('mirror', 'tydiqa'))
     assert int(note[2].replace(',', ''))-int(note[1])==len(rows)
 
 
 def test_questions_in_other_languages():
-    "MLQA's mixed pairs, which XTREME does not score, read the same way."
+    "MLQA's pairs of two languages, which XTREME does not score, are read in the same way."
     source = replace(SOURCES['mlqa'][0], configuration='MLQA.de.en')
     rows = source_rows('mirror', 'mlqa', source, 'dev', 'de')
     assert len(rows)==rows_in_files(source, 'dev', 'de')>0 and rows[0]['question'].startswith('What')
 
 
 def test_known_overlap_is_caught():
-    "XQuAD's English contexts are paragraphs of SQuAD's development set, and none of its training set."
+    "XQuAD's English contexts are paragraphs of SQuAD's development set and none of its training set."
     rows = rows_of_test('mirror', 'xquad', 'en')
     assert overlap('mirror', 'squad_v1', rows, given='dev')>1100
     assert overlap('mirror', 'squad_v1', rows)==0
 
 
 def test_limited_rows_are_the_first():
-    "A limit reads a part of the same rows."
+    "A limit gives the first rows of the unlimited set."
     every = load('mirror', 'tydiqa', 'test', 'fi')
     assert load('mirror', 'tydiqa', 'test', 'fi', 7)==every[:7]
     assert rows_fingerprint('mirror', 'tydiqa', 'test', 'fi', 7)==fingerprint(every[:7])
@@ -134,7 +134,7 @@ def test_limited_rows_are_the_first():
 
 @pytest.mark.parametrize('task, split', [('xnli', 'train'), ('xquad', 'train')])
 def test_what_no_mirror_has_is_named(task, split):
-    "The message names the task, the split and the splits that there are."
+    "The error names the task, the split and the splits that exist."
     with pytest.raises(ValueError, match=f'{task} has no {split} split: it has '): load('mirror', task, split)
 
 
@@ -144,7 +144,7 @@ def test_text_of_the_mirror_may_be_published():
 
 
 def test_the_majority_floor_is_of_the_split_that_trains():
-    "Where another split trains, as MNLI's validation set for XNLI here, its most frequent class is the floor."
+    "If another split trains, such as MNLI's validation set, its most frequent class is the majority class."
     from xstilts.run.experiment import Experiment
     from xstilts.report.results import majority
     settings = dict(target_train_from='mnli:validation_matched', eval_limit=300, languages='de sw')

@@ -1,4 +1,4 @@
-"""The rows, the class and the golden sentences that CONTRIBUTING.md gives for adding a language work."""
+"""The example in CONTRIBUTING.md for adding a language works: its rows, its class and its golden sentences."""
 import re
 from pathlib import Path
 
@@ -15,7 +15,7 @@ blocks = re.findall(r'^```(\w+)\n(.+?)^```$', section, re.S|re.M)
 
 @pytest.fixture
 def lexicon(tmp_path):
-    "file -> (rows, facts), read by the package's own reader from a package of these few rows"
+    "file -> (rows, facts), read by the package's own reader from a package with these few rows"
     folder = tmp_path/'assets'/'mini'/'id'
     folder.mkdir(parents=True)
     _, *parts = re.split(r'^# (\w+)\.tsv\n', rows, flags=re.M)
@@ -28,7 +28,7 @@ def lexicon(tmp_path):
 
 @pytest.fixture
 def golden_sentences(lexicon, monkeypatch):
-    "(meaning, expected sentence, slot asked for, generated words) of each; `grammars` knows the language in a test"
+    "(meaning, expected sentence, slot asked for, generated words) of each; the language is registered during the test"
     names = dict(vars(grammars))
     exec(compile(code, 'CONTRIBUTING.md', 'exec'), names)
     one = object.__new__(names['Indonesian'])
@@ -42,16 +42,18 @@ def golden_sentences(lexicon, monkeypatch):
 
 
 def test_rows_are_rows_of_the_world(lexicon):
+    "Every row translates a concept of the world, and the lexicon is marked as not reviewed."
     for pos in POS: assert not {*lexicon[pos][0]}-{*concepts(pos)}, pos
     assert lexicon['nouns'][1]['reviewed']=='no'
 
 
 def test_golden_sentences(golden_sentences):
+    "The generated words give the expected sentences."
     for _, sentence, _, words in golden_sentences: assert grammars.text('id', words)==sentence
 
 
 def test_golden_sentences_cover_the_grammar(golden_sentences):
-    "Each part of the grammar is in some sentence, every slot is asked for, and all are meanings of the world."
+    "The sentences use every part of the grammar and ask for every slot, and their meanings are valid."
     events = [e for e, _, ask, _ in golden_sentences if not ask]
     phrases = [o for e in events for o in meanings.phrases(e) if o]
     assert all(sound(e) for e, *_ in golden_sentences)
@@ -68,7 +70,7 @@ def test_golden_sentences_cover_the_grammar(golden_sentences):
 
 
 def test_words_serve_as_tags_answers_and_dictionary(golden_sentences):
-    "A word has one form and a tag, the words of a slot are adjacent, and each concept is found in the dictionary."
+    "Words have a form and a tag, those of a slot are adjacent, and the dictionary has every concept."
     for _, sentence, ask, words in golden_sentences:
         for o in words: assert o.form and ' ' not in o.form and o.tag.isupper() and ' ' not in o.tag, sentence
         slots = [o.slot for i, o in enumerate(words) if o.slot and (not i or words[i-1].slot!=o.slot)]

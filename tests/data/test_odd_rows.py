@@ -125,7 +125,7 @@ def where(task): return WHERE.get(task, ('test', 'de'))
 
 
 def read(mirror, task, *rows):
-    "Rows of a task from a mirror that has these rows"
+    "Rows of a task, read from a mirror that contains the given rows"
     split, lang = where(task)
     source = MIRROR_SOURCES[task][-1]
     config = source.config(lang) or 'default'
@@ -135,7 +135,7 @@ def read(mirror, task, *rows):
 
 @pytest.mark.parametrize('task', SOUND)
 def test_sound_rows_are_read(task, mirror):
-    "A line of a bitext is two rows."
+    "Sound rows are read; a line of a bitext becomes two rows."
     assert len(read(mirror, task, SOUND[task]))==(2 if tasks[task].kind=='retrieval' else 1)
 
 
@@ -157,7 +157,7 @@ def test_an_unusual_row_is_used(task, change, mirror): assert read(mirror, task,
 
 @pytest.mark.parametrize('task, change', UNLABELLED)
 def test_a_row_without_a_label_is_left_out(task, change, mirror):
-    "Also of a test set, and with a note; a split with no other rows is an error."
+    "Rows without a label are left out with a note, also in test sets; a split without other rows is an error."
     split, lang = where(task)
     other = dict(SOUND[task])
     if 'id' in other: other['id'] = 2*other['id']
@@ -170,24 +170,27 @@ def test_a_row_without_a_label_is_left_out(task, change, mirror):
 @pytest.mark.parametrize('task, column', [
     ('xnli', 'language'), ('pawsx', 'label'), ('panx', 'tokens'), ('csqa', 'choices'), ('siqa', 'answerB')])
 def test_missing_columns_are_named(task, column, mirror):
+    "The error names the task and the missing column."
     row = {k: v for k, v in SOUND[task].items() if k!=column}
     with pytest.raises(ValueError, match=f"{task} in .*: column '{column}' is not in "): read(mirror, task, row)
 
 
 @pytest.mark.parametrize('ids', [('a', 'a'), (7, 7)])
 def test_an_id_twice_is_an_error(ids, mirror):
+    "A repeated id is an error."
     rows = [SOUND['xquad']|dict(id=o) for o in ids]
     with pytest.raises(ValueError, match='mirror: xquad in de, test: .*an id that is there 2 times'):
         read(mirror, 'xquad', *rows)
 
 
 def test_a_row_without_an_id_is_called_by_its_number(mirror):
+    "A row without an id gets its number as id."
     rows = [SOUND['xquad']|dict(id=o) for o in (0, None)]
     assert [o['id'] for o in read(mirror, 'xquad', *rows)]==['0', '1']
 
 
 def test_every_broken_row_counts(mirror):
-    "Two hundred rows with one id are two hundred broken rows, more than may be left out of a training set."
+    "Two hundred rows with one id count as two hundred broken rows, too many to be left out of a training set."
     good = [SOUND['pawsx']|dict(id=i) for i in range(1, 401)]
     twins = [SOUND['pawsx']|dict(id=0) for _ in range(200)]
     with pytest.raises(ValueError, match='200 of 600 rows cannot be used: row 0: an id that is there 200 times'):
@@ -204,6 +207,7 @@ def read_english(mirror, rows):
 
 
 def test_every_row_has_as_many_choices(mirror):
+    "A row with another number of choices than most is an error."
     two = SOUND['csqa']|dict(id='c2')
     three = SOUND['csqa']|dict(id='c3', choices=choices(['A', 'B', 'C'], ['a', 'b', 'c']))
     with pytest.raises(ValueError, match='row c3: column choices holds 3, and most rows have 2'):
@@ -219,12 +223,14 @@ ODD_ANSWERS = [
 
 
 def test_sound_answers_are_read(mirror):
+    "A sound row of LAReQA gives a query and a candidate."
     repository(mirror, 'google-research-datasets/lareqa', dict(validation=[LAREQA]), 'xquad-r.de')
     assert [o['side'] for o in load('mirror', 'lareqa', 'test', 'de')]==['candidate', 'query']
 
 
 @pytest.mark.parametrize('change', ODD_ANSWERS)
 def test_odd_answers_are_refused(change, mirror):
+    "A malformed row of LAReQA is an error that names the row and the column."
     repository(mirror, 'google-research-datasets/lareqa', dict(validation=[LAREQA|change]), 'xquad-r.de')
     with pytest.raises(ValueError, match='mirror: lareqa in de, .*: row number 0: .*(column|sentences of its context)'):
         load('mirror', 'lareqa', 'test', 'de')
@@ -246,6 +252,7 @@ ODD_TEXTS = [
 
 @pytest.mark.parametrize('row', ODD_TEXTS)
 def test_odd_plain_text(row, mirror):
+    "A malformed row of plain text is an error that names the file, the row and the column."
     import pyarrow as pa
     import pyarrow.parquet as pq
     (mirror/'text').mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Text files as users have them: byte order marks, other names of a class, tags that training lacks, odd JSON."""
+"""Text files as users have them: byte order marks, other names of a class, tags missing from training, odd JSON."""
 import json
 
 import pytest
@@ -46,6 +46,7 @@ def put(folders, file, text):
 
 @pytest.mark.parametrize('file, text, args, column, content', FILES)
 def test_a_byte_order_mark_is_no_text(file, text, args, column, content, folders):
+    "A file with a byte order mark gives the same rows as without."
     def rows(): return train_rows('hub', *args) if len(args)==1 else load('hub', *args)
     put(folders, file, text)
     before = rows()
@@ -55,6 +56,7 @@ def test_a_byte_order_mark_is_no_text(file, text, args, column, content, folders
 
 
 def test_lines_of_two_files_with_marks(folders):
+    "Parallel files and plain text lose their byte order marks and empty lines."
     for name, text in (('lit', 'Labas.'), ('eng', 'Hello.')):
         put(folders, f'xtreme_r/tatoeba/tatoeba.lit-eng.{name}', f'{MARK}{text}\n')
     assert [o['text'] for o in load('hub', 'tatoeba', 'test', 'lt')]==['Labas.', 'Hello.']
@@ -63,7 +65,7 @@ def test_lines_of_two_files_with_marks(folders):
 
 
 def test_only_line_breaks_end_a_line(folders):
-    "A separator of Unicode inside of a text ends no line."
+    "A Unicode separator within a text does not end the line."
     put(folders, 'text/sw.txt', 'a\u2028b\x0bc\n')
     assert plain_text('hub', 'sw', 9)==['a\u2028b\x0bc']
     (folders/'text'/'sw.txt').write_bytes(b'\xef\xbb\xbfone\ntwo\n\xff\n')
@@ -71,6 +73,7 @@ def test_only_line_breaks_end_a_line(folders):
 
 
 def test_contradictory_is_contradiction(folders):
+    "The label contradictory of some sources is read as contradiction."
     put(folders, 'translate_train/mnli/en-de.tsv', 'A\tB\tC\tD\tcontradictory\nA\tB\tC\tD\tneutral\n')
     put(folders, 'jglue/jnli-v1/train-v1.json', json.dumps(JNLI|dict(label='contradictory'))+'\n')
     assert [o['label'] for o in train_rows('hub', 'mt(mnli,de)')]==['contradiction', 'neutral']
@@ -97,6 +100,7 @@ ODD_LINES = [
 
 @pytest.mark.parametrize('text, message', ODD_QUESTIONS)
 def test_odd_questions(text, message, folders):
+    "A malformed SQuAD file is an error that names the file and the fault."
     put(folders, 'translate_train/squad_v1/en-de.json', text)
     with pytest.raises(ValueError) as e: train_rows('hub', 'mt(squad_v1,de)')
     assert 'en-de.json' in str(e.value) and message in str(e.value), str(e.value)
@@ -104,6 +108,7 @@ def test_odd_questions(text, message, folders):
 
 @pytest.mark.parametrize('line, message', ODD_LINES)
 def test_odd_lines(line, message, folders):
+    "A malformed line of JSON is an error that names the file, the line and the fault."
     put(folders, 'jglue/jnli-v1/train-v1.json', json.dumps(JNLI)+'\n'+line+'\n')
     with pytest.raises(ValueError) as e: train_rows('hub', 'mnli@ja')
     assert 'train-v1.json, line 2: ' in str(e.value) and message in str(e.value), str(e.value)
@@ -122,7 +127,7 @@ MENTIONS = 'wikinews_mentions-dev.jsonl'
     ('mewslix', 'dev', ENTITIES, json.dumps(ENTITY|dict(entity_id=5))),
     ('mewslix', 'dev', MENTIONS, json.dumps(dict(context=dict(language='tlh'), mentions=[])))])
 def test_odd_answers_and_entities(task, split, file, text, folders):
-    "The message names the task, the file and the column."
+    "The error names the task, the file and the column."
     put(folders, f'mewslix/{ENTITIES}', json.dumps(ENTITY)+'\n')
     put(folders, f'{task}/{file}', text)
     message = rf'{task} in de: [\w.-]+: .*column|{task} in de: [\w.-]+, line 1: column'
@@ -130,7 +135,7 @@ def test_odd_answers_and_entities(task, split, file, text, folders):
 
 
 def test_a_tag_that_training_lacks_is_wrong(folders):
-    "In a dev set such a tag counts as wrong; in training rows it is an error."
+    "In a dev set, a tag that training lacks counts as wrong; in training rows it is an error."
     put(folders, 'ccg/train.txt', 'dogs\tN\nbark\tV\n\n'*8)
     put(folders, 'ccg/dev.txt', 'dogs\tN\nbark\tNEW\n\n')
     assert task_of('hub', 'ccg').labels==('N', 'V')
@@ -144,13 +149,13 @@ def test_a_tag_that_training_lacks_is_wrong(folders):
 
 
 def test_an_inventory_without_a_mirror(tmp_path, monkeypatch):
-    "One error, not one per task and language."
+    "A missing mirror is one error, not one for each task and language."
     monkeypatch.setenv('XSTILTS_MIRROR', str(tmp_path/'nowhere'))
     with pytest.raises(ValueError, match='^no mirror: set `mirror` in settings.ini'): inventory('mirror')
 
 
 def test_an_inventory_lists_errors(tmp_path, monkeypatch, store):
-    "A task that cannot be read is an entry with its error, and the others follow."
+    "An inventory lists a task that cannot be read with its error, and goes on with the others."
     from mirrors import repository
     monkeypatch.setenv('XSTILTS_MIRROR', str(tmp_path/'mirror'))
     monkeypatch.delenv('XSTILTS_FOLDERS', raising=False)

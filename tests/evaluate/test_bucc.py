@@ -12,18 +12,18 @@ from xstilts.evaluate.submission import score_folder, write_labels
 
 CLEAN = [(f'd{i}', f'e{i}') for i in range(5)]
 FOREIGN = {f'd{i}': f'satz {i}' for i in range(5)}|dict(d5='satz 5', d6='satz 5 ')  # the last two differ by a space
-ENGLISH = {f'e{i}': f'satz {i}' for i in range(6)}  # the same words, so translations have the same vector
+ENGLISH = {f'e{i}': f'satz {i}' for i in range(6)}  # the same words, so that translations have the same vector
 
 
 def write(folder, split, foreign, english, gold, mark=''):
-    "Files as the shared task has them; `mark` stands before each"
+    "Write files in the shared task's format; `mark` is put before each"
     for name, pairs in (('de', foreign.items()), ('en', english.items()), ('gold', gold)):
         (folder/f'de-en.{split}.{name}').write_text(mark+''.join(f'{a}\t{b}\n' for a, b in pairs), encoding='utf-8')
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, store):
-    "Five clean pairs in dev; every text has a direction of its own"
+    "Five clean pairs in dev; the embedding of every text has a direction of its own"
     monkeypatch.setenv('XSTILTS_FOLDERS', str(tmp_path/'folders'))
     at = tmp_path/'folders'/'bucc2018'
     at.mkdir(parents=True)
@@ -43,7 +43,7 @@ def experiment(data='hub', **more):
 
 @pytest.mark.parametrize('gold, f1', [(CLEAN+[('d5', 'e5')], 90.91), (CLEAN+[('d6', 'e5')], 90.91), (CLEAN, 100)])
 def test_a_repeated_sentence(gold, f1, folder):
-    "Official F1: found are five pairs, right are five of six, five of six, and five of five."
+    "Gold pairs with a repeated sentence count as missed, as in XTREME, and a flag counts them."
     write(folder, 'test', FOREIGN, ENGLISH, gold)
     res = read_json(run_experiment(experiment()))
     assert res['scores']['de']['f1']==pytest.approx(f1, abs=.005)
@@ -54,7 +54,7 @@ def test_a_repeated_sentence(gold, f1, folder):
 
 
 def test_several_translations(folder, tmp_path):
-    "Two gold pairs of one sentence are two pairs, from the file to the score and to the exported labels."
+    "A sentence with two translations gives two gold pairs, from the file to the score and the exported labels."
     gold = [*CLEAN, ('d0', 'e5'), ('d1', 'e0')]
     write(folder, 'test', {k: FOREIGN[k] for k, _ in CLEAN}, ENGLISH, gold)
     rows = load('hub', 'bucc2018', 'test', 'de')
@@ -67,6 +67,7 @@ def test_several_translations(folder, tmp_path):
 
 
 def test_a_pair_without_its_sentence_is_an_error(folder):
+    "A gold pair whose sentence is missing, or whose ids are in the wrong order, is an error."
     write(folder, 'test', FOREIGN, ENGLISH, [*CLEAN, ('d9', 'e5')])
     lost = "bucc2018 in de: de-en.test.gold: 'd9' in column 1 is the id of no sentence there, 1 of 6 pairs"
     with pytest.raises(ValueError, match=lost): load('hub', 'bucc2018', 'test', 'de')
@@ -76,13 +77,14 @@ def test_a_pair_without_its_sentence_is_an_error(folder):
 
 
 def test_a_limit_keeps_pairs_whole(folder):
-    "In real pools a sentence and its translation stand at different places."
+    "A limit keeps both sentences of a pair, although they are at different places of their pools."
     write(folder, 'test', FOREIGN, dict(reversed(ENGLISH.items())), CLEAN)
     rows = rows_of_test('hub', 'bucc2018', 'de', 2)
     assert sorted(o['id'] for o in rows)==['d0', 'd1', 'd5', 'd6', 'e0', 'e1', 'e5']
 
 
 def test_a_byte_order_mark_is_no_part_of_an_id(folder):
+    "Files with and without a byte order mark give the same rows."
     write(folder, 'test', FOREIGN, ENGLISH, CLEAN)
     before = load('hub', 'bucc2018', 'test', 'de')
     write(folder, 'test', FOREIGN, ENGLISH, CLEAN, '\ufeff')
@@ -90,7 +92,7 @@ def test_a_byte_order_mark_is_no_part_of_an_id(folder):
 
 
 def test_predictions_of_before_are_not_taken(folder, monkeypatch):
-    "Rows and settings did not change when the rule did, so the rule is in the key; the miniature repeats no sentence."
+    "The rule for repeated sentences is part of the key, since rows and settings did not change with it."
     from xstilts.run import predictions
     write(folder, 'test', FOREIGN, ENGLISH, CLEAN)
     mini = experiment('mini')
@@ -101,7 +103,7 @@ def test_predictions_of_before_are_not_taken(folder, monkeypatch):
 
 
 def test_files_of_a_benchmark_with_a_byte_order_mark(tmp_path):
-    "Predictions and labels too."
+    "Official predictions and labels with a byte order mark score the same."
     for where in ('predictions', 'labels'):
         (tmp_path/where/'bucc2018').mkdir(parents=True)
         for lang in ('de', 'fr', 'ru', 'zh'):

@@ -1,4 +1,4 @@
-"""Dual encoders: one encoder for queries and answers, trained for LAReQA and Mewsli-X, up to official folders."""
+"""Dual encoders: training one encoder for queries and answers on LAReQA and Mewsli-X, scoring it, and official folders."""
 import json
 import math
 
@@ -43,7 +43,7 @@ def map20(net, tok, found):
 
 
 def test_a_toy_learns_and_is_found_again(tmp_path):
-    "The loss falls below chance among eight, questions find their sentences, weights from disk give the same vectors."
+    "The loss falls below chance, questions retrieve their sentences, and saved weights give the same vectors."
     _, tok = load_encoder(None, 'mini')
     rows = train_rows('mini', 'lareqa', 32)
     net = Net(new_encoder(len(tok), layers=1, hidden=64, heads=2, max_length=64), [tasks['lareqa']])
@@ -63,7 +63,7 @@ def test_a_toy_learns_and_is_found_again(tmp_path):
 
 
 def test_negatives_are_those_of_the_group():
-    "The loss of an update is that of its groups, computed by hand; other pairs of the update do not count."
+    "The loss of an update is the sum over its groups, computed by hand; pairs of other groups are no negatives."
     _, tok = load_encoder(None, 'mini')
     rows = train_rows('mini', 'lareqa', 6)
     net = Net(new_encoder(len(tok), layers=1, hidden=16, heads=2, max_length=64), [tasks['lareqa']]).eval()
@@ -88,7 +88,7 @@ def test_negatives_are_those_of_the_group():
 
 
 def test_a_budget_of_pieces_keeps_pairs_and_groups(tmp_path):
-    "Under `token_budget` an update holds complete pairs in groups; each is seen once, and one too long is an error."
+    "Under `token_budget` an update contains complete pairs in groups, each once; a pair that is too long is an error."
     _, tok = load_encoder(None, 'mini')
     rows = train_rows('mini', 'lareqa', 24)
     enc = encode_dual(tok, rows, 64, 24)
@@ -111,7 +111,7 @@ def test_a_budget_of_pieces_keeps_pairs_and_groups(tmp_path):
 
 
 def test_lareqa_of_the_miniature(tmp_path):
-    "A stage with weights that are read back, equal scores from its folder; the plain encoder is another experiment."
+    "A trained stage is scored, its folder gives equal scores, and the plain encoder is a separate experiment."
     few = dict(eval_limit=10, languages='de en', target_train_limit=32, target_epochs=1)
     experiment = Experiment(model='random:mini', intermediate='none', target='lareqa', seed=0, settings=few)
     res = read_json(run_experiment(experiment))
@@ -134,13 +134,13 @@ def test_lareqa_of_the_miniature(tmp_path):
 
 
 def forget():
-    "What is remembered of rows within a process"
+    "Clear what the process has cached of rows"
     for o in (load, data_fingerprint, stage_key): o.cache_clear()
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    "Mewsli-X of eight cities in its published layout"
+    "Mewsli-X with eight cities in its published layout"
     at = tmp_path/'folders'/'mewslix'
     at.mkdir(parents=True)
     def text(city): return f'She went home. Then {city} was far. It rained.'
@@ -176,14 +176,14 @@ def mewslix(**more):
 
 
 def test_mewslix_from_a_folder(folder, tmp_path):
-    "Mentions of Wikipedia train, those of WikiNews are scored among all entities; the official folder scores the same."
+    "Mentions in Wikipedia train, those in WikiNews are ranked among all entities, and official files score the same."
     res = read_json(run_experiment(mewslix(target_negatives=2, target_eval_steps=1)))
     assert {l: o['n'] for l, o in res['scores'].items()}==dict(de=8, en=8) and 0<res['scores']['de']['map20']<=100
     made = read_json(artifact_path('models', res['stages'][-1])/'stage.json')
     assert (made['recipe']['batch_size'], made['recipe']['max_length'])==(32, 64)
     assert made['log'][-1]['labels']==8 and 'dev' in made['log'][-1]
     for o in predict_experiment(mewslix(target_negatives=2, target_eval_steps=1)):
-        assert sorted(o['pred'])==sorted(f'Q {c}' for c in CITIES)  # a candidate once, not once per language
+        assert sorted(o['pred'])==sorted(f'Q {c}' for c in CITIES)  # each candidate is embedded once, not once per language
     out = export_experiment(mewslix(target_negatives=2, target_eval_steps=1), tmp_path/'out', part=True)
     assert json.loads((out/'labels'/'mewslix'/'test-de.json').read_text())['test de Ulm']==['Q Ulm']
     got = score_folder(out/'predictions', out/'labels', 'xtreme-r', langs='de en')['tasks']['mewslix']['languages']
@@ -191,7 +191,7 @@ def test_mewslix_from_a_folder(folder, tmp_path):
 
 
 def test_mewslix_without_training_rows(folder):
-    "The file that lacks is named, and what can be done without it; then it is another measure, which is told."
+    "The error names the missing file and the alternative; the alternative measures something else and warns of it."
     (folder/'wikipedia_pairs-train.jsonl').unlink()
     words = ('mewslix: wikipedia_pairs-train.jsonl is not there; '
         '.*`dual: false` scores the encoder without this training')
@@ -201,7 +201,7 @@ def test_mewslix_without_training_rows(folder):
 
 
 def test_rows_that_are_no_pairs(folder):
-    "Development rows have no answers beside them; an empty description is found before training."
+    "Development rows without answers and empty descriptions are refused before training."
     words = 'a dual encoder trains on questions with their context and answers, or on rows with `text` and `answer`'
     with pytest.raises(ValueError, match=words):
         run_stage(stages_of(mewslix(target_train_from='dev'))[-1])
@@ -211,7 +211,7 @@ def test_rows_that_are_no_pairs(folder):
 
 @mirror
 def test_sentences_are_those_of_lareqa():
-    "Where answers of English XQuAD stand, the rule cuts as LAReQA's own annotation does, nearly always."
+    "Around the answers of English XQuAD, the rule splits sentences almost always as LAReQA's annotation does."
     rows = load('mirror', 'lareqa', 'test', 'en')
     gold = {o['id']: o['text'] for o in rows if o['side']=='candidate'}
     contexts = {o['cluster']: o['context'] for o in rows if o['side']=='candidate'}
@@ -223,7 +223,7 @@ def test_sentences_are_those_of_lareqa():
 
 @mirror
 def test_lareqa_of_the_mirror():
-    "No training paragraph of SQuAD is in the test; those of its development set are, and a warning says so."
+    "No training paragraph of SQuAD is in the test set; paragraphs of its development set are, and a warning says so."
     def experiment(**more):
         few = dict(eval_limit=4, languages='en zh', target_train_limit=16, target_epochs=1, **more)
         what = dict(model='random:mini', intermediate='none', target='lareqa', seed=0)

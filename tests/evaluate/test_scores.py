@@ -1,4 +1,4 @@
-"""Corners of the official scores: no name anywhere, and SQuAD 2.0 answered with silence."""
+"""Edge cases of the official scores: test sets without names, and SQuAD 2.0 with empty answers."""
 import warnings
 
 import pytest
@@ -12,7 +12,7 @@ SQUAD_V2 = settings().mirror/'rajpurkar'/'squad_v2'
 
 
 def test_a_language_without_names_scores_as_seqeval_says(tmp_path):
-    "PAN-X rows without a name in gold and prediction get 0.0, by our counts, by seqeval and from official files."
+    "PAN-X without names in gold and prediction scores 0.0, here, in seqeval and from official files."
     from seqeval.metrics import f1_score
     tags = [['O', 'O', 'O'], ['O']]
     with warnings.catch_warnings():
@@ -28,7 +28,7 @@ def test_a_language_without_names_scores_as_seqeval_says(tmp_path):
 
 @pytest.mark.skipif(not SQUAD_V2.is_dir(), reason='no mirror of SQuAD 2.0 here: set XSTILTS_MIRROR')
 def test_silence_on_squad_v2_gets_the_official_score():
-    "evaluate-v2.0.py gives all-empty predictions EM and F1 of 50.0716 on the 11,873 questions of the dev set."
+    "evaluate-v2.0.py gives all-empty predictions an EM and F1 of 50.0716 on the 11,873 questions of the dev set."
     rows = read('mirror', 'squad_v2', 'dev', 'en')
     golds = [o['answers']['text'] for o in rows]
     found = squad_v2_em_f1(golds, ['']*len(golds))

@@ -50,7 +50,7 @@ def close(a, b): return a==pytest.approx(b, rel=0, abs=1e-6)
 @pytest.mark.parametrize('seqeval, official, overall', [
     ('1.2.2', OFFICIAL, OVERALL), ('0.0.12', OFFICIAL_2020, OVERALL_2020)])
 def test_xtreme_mock(seqeval, official, overall):
-    "Nine tasks, four categories and the overall score, as the benchmark's evaluator has them."
+    "Nine tasks, four categories and the overall score equal those of the benchmark's evaluator."
     res = score_folder(MOCK/'predictions', MOCK/'labels', seqeval=seqeval)
     assert set(res['tasks'])==set(official)
     for t, o in official.items(): assert close(res['tasks'][t]['mean'], o), t
@@ -60,13 +60,14 @@ def test_xtreme_mock(seqeval, official, overall):
 
 @mock
 def test_single_languages_of_the_mock():
+    "Scores of single languages equal those of the benchmark's evaluator."
     res = score_folder(MOCK/'predictions', MOCK/'labels')['tasks']
     for t, (l, metric, points) in LANGUAGES.items(): assert close(res[t]['languages'][l][metric], points), t
 
 
 @mock
 def test_xtreme_r_mock(tmp_path):
-    "Four of ten tasks: no overall score, no category of which a task lacks."
+    "Four of ten tasks give no overall score and no average of an incomplete category."
     for o in ('predictions', 'labels'):
         (tmp_path/o).mkdir()
         for t in OFFICIAL_R: (tmp_path/o/t).symlink_to(MOCK/o/t)
@@ -79,21 +80,21 @@ def test_xtreme_r_mock(tmp_path):
 
 @mock
 def test_the_same_without_english():
-    "Recomputed from the languages; a task without English has the same mean twice."
+    "The mean without English is recomputed from the languages; a task without English has the same mean twice."
     for t, o in score_folder(MOCK/'predictions', MOCK/'labels')['tasks'].items():
         for k, v in o['mean_without_english'].items():
             rest = [s[k] for l, s in o['languages'].items() if l!='en']
             assert len(rest)==len(o['languages'])-('en' in members('xtreme')[t]) and close(v, sum(rest)/len(rest))
 
 
-# There and back
+# Round trips
 
-FORMS = ['xnli', 'udpos', 'mlqa', 'bucc2018', 'tatoeba', 'xcopa', 'lareqa']  # one target per form of files
+FORMS = ['xnli', 'udpos', 'mlqa', 'bucc2018', 'tatoeba', 'xcopa', 'lareqa']  # one target task per file format
 
 
 @pytest.fixture(scope='module')
 def toy(tmp_path_factory):
-    "Cells of the miniature on an encoder that knows nothing: the study, its store, its exported folder"
+    "Experiments of the miniature on a random encoder: the study, its store and its exported folder"
     folder = tmp_path_factory.mktemp('toy')
     os.environ['XSTILTS_ARTIFACTS'] = str(folder/'artifacts')
     axes = dict(model=['random:mini'], intermediate=['none'], target=FORMS, seed=[0])
@@ -106,7 +107,7 @@ def toy(tmp_path_factory):
 
 @pytest.mark.parametrize('task', FORMS)
 def test_a_cell_there_and_back(task, toy):
-    "What is exported is scored as the experiment was, every metric in every language."
+    "The exported folder of an experiment has the same scores, for every metric and language."
     scores, folder = toy
     got = score_folder(folder/'predictions', folder/'labels', 'mini')['tasks'][task]
     want = {l: {k: v for k, v in o.items() if k!='n'} for l, o in scores[task]['scores'].items()}
@@ -116,7 +117,7 @@ def test_a_cell_there_and_back(task, toy):
 
 
 def test_a_cell_by_the_command_line(toy, tmp_path, capsys):
-    "export takes the name of an experiment, score gives its mean, a part is only exported where it is asked for."
+    "`export` takes the name of an experiment, `score` prints its mean, and a partial folder needs a flag."
     scores, _ = toy
     key = scores['xnli']['key']
     assert main(['export', key, '--to', str(tmp_path/'a')])==2
@@ -135,7 +136,7 @@ def test_a_cell_by_the_command_line(toy, tmp_path, capsys):
 
 
 def test_the_order_of_tatoeba(toy):
-    "The English sentences are sorted, so labels are a permutation and not the order of the rows."
+    "The English sentences are sorted, so the labels are a permutation and not the order of the rows."
     _, folder = toy
     labels = [int(o) for o in (folder/'labels'/'tatoeba'/'test-de.tsv').read_text().split()]
     assert sorted(labels)==[*range(12)]!=labels
@@ -167,6 +168,7 @@ def folder(tmp_path):
 
 
 def test_the_sound_folder_is_scored(folder):
+    "A sound folder without some tasks has their scores, but no overall score."
     res = score_folder(folder/'predictions', folder/'labels')
     for t in ('xnli', 'pawsx', 'udpos', 'bucc2018', 'tatoeba'): assert res['tasks'][t]['score']==100
     assert res['tasks']['xquad']['score']==50
@@ -198,7 +200,7 @@ def test_the_sound_folder_is_scored(folder):
     ('tatoeba/test-ta.tsv', '1\n0\nforeign-2\n', "line 3: 'foreign-2' is not the number of a sentence"),
     ('tatoeba/test-ta.tsv', '1\n0\n', 'line 3: 2 lines, but there are 3 labels')])
 def test_a_mistake_in_a_file_is_an_error(file, text, words, folder):
-    "File, line, what is wrong; never a lower score."
+    "A mistake in a prediction file is an error with file and line, never a lower score."
     (folder/'predictions'/file).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError) as e: score_folder(folder/'predictions', folder/'labels')
     message = str(e.value)
@@ -211,13 +213,14 @@ def test_a_mistake_in_a_file_is_an_error(file, text, words, folder):
     ('xquad/test-zh.json', '{"q1": "Rhine"}', 'not in the layout of SQuAD'),
     ('xnli/test-de.tsv', 'neutral\nno\nneutral\n', "line 2: unknown label 'no'")])
 def test_a_mistake_in_the_labels_is_an_error(file, text, words, folder):
+    "A mistake in a file of labels is an error that names the file."
     (folder/'labels'/file).write_text(text)
     with pytest.raises(ValueError) as e: score_folder(folder/'predictions', folder/'labels')
     assert f'labels/{file}' in str(e.value) and words in str(e.value)
 
 
 def test_what_is_not_there_is_named(folder):
-    "Languages, tasks and misspelt folders, all at once."
+    "One error names all missing languages and tasks and all misspelt folders."
     (folder/'predictions'/'xnli'/'test-sw.tsv').unlink()
     (folder/'labels'/'udpos'/'test-kk.tsv').unlink()
     (folder/'predictions'/'pawsx').rename(folder/'predictions'/'paws')
@@ -236,6 +239,7 @@ def test_what_is_not_there_is_named(folder):
 
 
 def test_mistakes_leave_the_command_line_with_two(folder, capsys):
+    "A mistake ends `score` with exit code 2 and writes no output."
     (folder/'predictions'/'xnli'/'test-sw.tsv').unlink()
     folders = ['--predictions', str(folder/'predictions'), '--labels', str(folder/'labels')]
     args = ['score', *folders, '--output', str(folder/'s.json')]

@@ -1,4 +1,4 @@
-"""Every task from tokens to scores at toy size: on the miniature, and on real data where there is a mirror."""
+"""Every task from tokens to scores at toy size: on the miniature, and on real data if there is a mirror."""
 import math
 
 import pytest
@@ -35,6 +35,7 @@ def scored(experiment):
 
 @pytest.mark.parametrize('target', MINI)
 def test_targets_of_the_miniature(target):
+    "Every target task of the miniature trains and gets scores."
     languages = 'en de' if 'en' in tasks[target].langs and target!='tatoeba' else 'de ru'
     settings = SMALL|dict(languages=languages)
     scored(Experiment(model='random:mini', intermediate='none', target=target, seed=0, settings=settings))
@@ -42,6 +43,7 @@ def test_targets_of_the_miniature(target):
 
 @pytest.mark.parametrize('task', INTERMEDIATES)
 def test_intermediates_of_the_miniature(task):
+    "Every intermediate task of the miniature trains to a finite loss."
     s = stages_of(Experiment(model='random:mini', intermediate=task, target='udpos', seed=0, settings=SMALL))[0]
     assert math.isfinite(read_json(run_stage(s)/'stage.json')['log'][-1]['loss'])
 
@@ -49,6 +51,7 @@ def test_intermediates_of_the_miniature(task):
 @mirror
 @pytest.mark.parametrize('target', REAL)
 def test_real_targets(target):
+    "Every target task of the mirror trains and gets scores; training on the dev split is flagged."
     settings = SMALL|dict(target_train_from=REAL[target], languages=LANGS.get(target, 'en ru'))
     experiment = Experiment(model='random:mini', intermediate='none', target=target, seed=0, data='mirror',
                             settings=settings)
@@ -59,6 +62,7 @@ def test_real_targets(target):
 @mirror
 @pytest.mark.parametrize('task', REAL_INTERMEDIATES)
 def test_real_intermediates(task):
+    "Every intermediate task of the mirror trains to a finite loss."
     settings = SMALL|dict(intermediate_train_from=REAL_INTERMEDIATES[task])
     experiment = Experiment(model='random:mini', intermediate=task, target='tatoeba', seed=0, data='mirror',
                             settings=settings)
@@ -68,12 +72,14 @@ def test_real_intermediates(task):
 
 @mirror
 def test_training_and_scoring_on_one_split_is_refused():
+    "Training and scoring on the same split is an error before anything is read."
     with pytest.raises(ValueError, match='pawsx is trained on its dev split and scored on it'):
         Experiment(model='mini', intermediate='none', target='pawsx', seed=0, data='mirror',
                    settings=dict(target_train_from='validation', eval_split='dev'))
 
 
 def test_a_suite_member_without_data_is_named():
+    "An experiment on a task without data is an error that names the task."
     with pytest.raises(ValueError, match='bucc2018 is on no hub and its folder is not there'):
         Experiment(model='mini', intermediate='none', target='bucc2018', seed=0, data='hub')
     with pytest.raises(ValueError, match='all_free leaves ccg out'):

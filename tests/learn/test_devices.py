@@ -1,4 +1,4 @@
-"""Training over several processes, each with all weights or a shard of them: the numbers of one process."""
+"""Training over several processes, with all weights or a shard of them in each, gives the numbers of one process."""
 import json
 import os
 import platform
@@ -55,7 +55,7 @@ def same_log(one, two, eps=1e-6):
 
 @two_cores
 def test_groups_of_a_dual_encoder_are_shared_whole(tmp_path):
-    "Two processes take its groups in turn, with the loss of one; a warning says that a process had no group."
+    "Two processes take complete groups in turn and get the loss of one; a process without a group causes a warning."
     few = dict(target='lareqa', target_train_limit=18, target_epochs=1, target_max_length=64)
     one = printed(trained(tmp_path/'one', 1, **few))
     two = printed(trained(tmp_path/'two', 2, **few))
@@ -73,7 +73,7 @@ def one(tmp_path_factory): return printed(trained(tmp_path_factory.mktemp('one')
 
 @two_cores
 def test_two_processes_agree_with_one(one, tmp_path):
-    "Losses agree to 1e-6, though one update in the end has fewer rows than the others; the log reaches the caller."
+    "Losses agree to 1e-6, also if the last update has fewer rows, and the log reaches the caller."
     two = printed(trained(tmp_path, 2))
     assert one['seen']==two['seen']>0 and two['devices']==2 and two['sharding']=='none'
     same_log(one, two)
@@ -81,7 +81,7 @@ def test_two_processes_agree_with_one(one, tmp_path):
 
 @two_cores
 def test_sharded_weights_agree_with_one_process(one, tmp_path):
-    "Losses to 1e-6, weights to 1e-5, in a folder that a single process loads; the key depends on sharding."
+    "Losses agree to 1e-6 and weights to 1e-5, a single process loads the folder, and the key depends on sharding."
     two = printed(trained(tmp_path, 2, 'fsdp'))
     assert one['seen']==two['seen']>0 and (two['devices'], two['sharding'])==(2, 'fsdp') and one['key']!=two['key']
     same_log(one, two)
@@ -96,7 +96,7 @@ def test_sharded_weights_agree_with_one_process(one, tmp_path):
 
 @two_cores
 def test_sharded_weights_in_bfloat16(tmp_path):
-    "They learn what one process learns, and the result says what is rounded."
+    "Sharded weights in bfloat16 learn what one process learns, and the result names what is rounded."
     given = dict(target_precision='bfloat16', target_eval_steps=0)
     one, two = printed(trained(tmp_path/'one', 1, **given)), printed(trained(tmp_path/'two', 2, 'fsdp', **given))
     for a, b in zip(one['log'], two['log'], strict=True): assert a['loss']==pytest.approx(b['loss'], abs=.02)
@@ -105,6 +105,7 @@ def test_sharded_weights_in_bfloat16(tmp_path):
 
 
 def test_a_number_of_devices_that_is_none(tmp_path):
+    "An invalid number of devices or kind of sharding is an error that names it."
     for given in ('two', '0'):
         res = trained(tmp_path, given)
         assert res.returncode and f"XSTILTS_DEVICES is '{given}': a number of processes from 1 wanted" in res.stderr
@@ -130,7 +131,7 @@ print(kept, faults())
 
 @pytest.mark.skipif(platform.libc_ver()[0]!='glibc', reason='memory is kept where the C library is glibc')
 def test_memory_is_kept_and_given_back():
-    "Within, a block that was freed costs no new pages; behind, it does again."
+    "Within the block freed memory is reused without new pages; after it, freed memory returns to the system."
     argv = [sys.executable, '-c', KEPT]
     res = subprocess.run(argv, cwd=root, env=os.environ|CPU, capture_output=True, text=True, check=True)
     kept, given_back = map(int, res.stdout.split())
@@ -179,7 +180,7 @@ if is_main(): (to/'logs.json').write_text(json.dumps(logs))
 
 
 def together(n, code, *argv, **env):
-    "`n` processes of one training without a launcher, so that a test can do something to each"
+    "Start `n` processes of one training without a launcher, so that a test can interfere with each"
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
@@ -254,7 +255,7 @@ if is_main():
 
 @two_cores
 def test_a_model_that_generates_text_can_be_sharded(tmp_path):
-    "mT5 with its decoder, in two forward passes an update: losses, generated texts and weights of one process."
+    "Sharded mT5 with its decoder has the losses, generated texts and weights of one process."
     for n in (1, 2):
         (tmp_path/str(n)).mkdir()
         for code, _, err in together(n, WRITES, tmp_path/str(n), XSTILTS_SHARDING='fsdp' if n>1 else 'none'):
@@ -295,7 +296,7 @@ def timeless_log(folder):
 @two_cores
 @pytest.mark.parametrize('sharding', ['none', 'fsdp'])
 def test_two_killed_processes_resume(sharding, tmp_path):
-    "Weights and log of an uninterrupted training to the last bit, with dropout that each process draws for itself."
+    "Two killed processes resume to the exact weights and log of an uninterrupted training, dropout included."
     env = dict(XSTILTS_SHARDING=sharding, XSTILTS_ARTIFACTS=str(tmp_path/'store'))
     def go(name, step): return together(2, RESUMED, tmp_path/name, step, **env)
     for code, _, err in go('a', 0): assert code==0, err[-3000:]

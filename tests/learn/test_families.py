@@ -72,7 +72,7 @@ def mt5(n):
     return t.MT5Config(vocab_size=n+12, d_model=16, d_ff=32, num_layers=2, num_decoder_layers=2, num_heads=2, d_kv=8)
 
 
-FAMILIES = dict(  # tokenizer, config, and the class whose weights the hub has
+FAMILIES = dict(  # tokenizer, config, and the class whose weights are on the hub
     bert=(LIKE_BERT, bert, t.BertForPreTraining), minilm=(LIKE_XLMR, minilm, t.BertModel),
     xlmr=(LIKE_XLMR, xlmr, t.XLMRobertaForMaskedLM), xlmr_xl=(LIKE_XLMR, xlmr_xl, t.XLMRobertaXLForMaskedLM),
     deberta=(LIKE_BERT, deberta, t.DebertaV2ForMaskedLM), rembert=(LIKE_REMBERT, rembert, t.RemBertModel),
@@ -94,7 +94,7 @@ def toy_tokenizer(specials, one, two, names):
 
 @pytest.fixture(scope='session')
 def folders(tmp_path_factory):
-    "One folder per family, with the weights of the class that the hub's repository holds"
+    "One folder per family, with the weights of the class that the hub's repository contains"
     res = {}
     for name, (tokens, config, cls) in FAMILIES.items():
         tok, d = toy_tokenizer(*tokens), tmp_path_factory.mktemp(name)
@@ -115,7 +115,7 @@ def parts(folder, names, seed=0, mlm=False):
 
 
 class Lines:
-    "Two updates of masked language modelling"
+    "A feed of two updates of masked language modelling"
     def __init__(self, enc, tok, first): self.enc, self.tok, self.first = enc, tok, first
     def epoch(self, n): return [0, 4]
     def micro(self, at):
@@ -145,7 +145,7 @@ def after(net, enc, tok, name):
 
 
 def through(folder, name, work):
-    "Two updates of a head, saved and loaded: its outputs before and after, and by how much the encoder moved"
+    "Two updates of a head, saved and loaded: its outputs before and after, and the movement of the encoder"
     mlm = name=='mlm'
     net, tok = parts(folder, [] if mlm else [name], mlm=mlm)
     before = {k: v.clone() for k, v in net.encoder.state_dict().items()}
@@ -169,6 +169,7 @@ def through(folder, name, work):
 @pytest.mark.parametrize('family', FAMILIES)
 @pytest.mark.parametrize('kind', [*HEADS, 'mlm'])
 def test_a_head_learns_and_comes_back_the_same(family, kind, folders, tmp_path):
+    "Training changes the weights, and a saved network gives the same outputs after loading."
     if kind=='mlm' and family not in WITH_MLM:
         with pytest.raises(ValueError, match='leave mlm_rate at 0'): parts(folders[family], [], mlm=True)
         return
@@ -179,7 +180,7 @@ def test_a_head_learns_and_comes_back_the_same(family, kind, folders, tmp_path):
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_padding_and_neighbours_change_nothing(family, folders):
-    "An example alone, and beside a longer one."
+    "An example has the same outputs alone and beside a longer one."
     net, tok = parts(folders[family], HEADS.values())
     for name in HEADS.values():
         enc = encode(tok, rows(name, 'dev')[:6], tasks[name], LENGTH)
@@ -189,6 +190,7 @@ def test_padding_and_neighbours_change_nothing(family, folders):
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_sentences_become_vectors(family, folders):
+    "Embeddings have unit length and do not depend on the batch."
     encoder, tok = backbone(folders[family]), tokenizer(folders[family])
     some = rows('tatoeba', 'dev', 'de')[:6]
     v, alone = embed(encoder, tok, some, (0, 2)), embed(encoder, tok, some, (0, 2), budget=1)
@@ -199,6 +201,7 @@ def test_sentences_become_vectors(family, folders):
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_random_is_the_same_architecture_without_weights(family, folders, tmp_path):
+    "A random encoder has the same shapes, its own weights for each seed, and needs no weights file."
     shutil.copytree(folders[family], tmp_path/'bare', ignore=shutil.ignore_patterns('*.safetensors'))
     a = backbone(folders[family])
     b, c = (backbone(str(tmp_path/'bare'), random=o) for o in (0, 1))
@@ -210,6 +213,7 @@ def test_random_is_the_same_architecture_without_weights(family, folders, tmp_pa
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_dropout_is_set_everywhere(family, folders):
+    "The dropout of a recipe applies to every layer of every family."
     rates = {m.p for m in backbone(folders[family], dropout=.25).modules() if isinstance(m, torch.nn.Dropout)}
     others = [getattr(m, 'attention_dropout', None) for m in backbone(folders[family], dropout=.25).modules()]
     rates |= {o for o in others if isinstance(o, float)}
@@ -218,7 +222,7 @@ def test_dropout_is_set_everywhere(family, folders):
 
 @pytest.mark.parametrize('family', ['bert', 'deberta', 'mmbert', 'mt5'])
 def test_experiments_run(family, folders, tmp_path, monkeypatch):
-    "Trained, predicted and scored through the store, from the folder and from random weights."
+    "Experiments train, predict and score through the store, from the folder and from random weights."
     monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path))
     from xstilts.run.experiment import Experiment
     from xstilts.run.scores import run_experiment
@@ -234,7 +238,7 @@ def test_experiments_run(family, folders, tmp_path, monkeypatch):
 @pytest.mark.parametrize('family', FAMILIES)
 @pytest.mark.parametrize('kind', HEADS)
 def test_the_class_of_transformers_says_the_same_or_is_refused(family, kind, folders, tmp_path):
-    "Logits to 1e-5, from memory and from the exported folder; the head is far from its start, so wrong weights show."
+    "Logits of an exported model agree to 1e-5 with ours, from memory and from its folder, or the export is refused."
     task = tasks[HEADS[kind]]
     net, tok = parts(folders[family], [task.name])
     for p in net.heads.parameters(): p.data += .3*torch.randn_like(p)
@@ -252,7 +256,7 @@ def test_the_class_of_transformers_says_the_same_or_is_refused(family, kind, fol
 
 @pytest.mark.parametrize('family', ['bert', 'xlmr', 'deberta', 'rembert'])
 def test_a_pipeline_says_what_the_head_says(family, folders, tmp_path):
-    "Starting from texts, so with the tokenizer's own separators and token types."
+    "A pipeline of transformers predicts from texts what our head predicts."
     net, tok = parts(folders[family], ['mnli'])
     for p in net.heads.parameters(): p.data += .3*torch.randn_like(p)
     some = rows('mnli', 'dev')[:5]
@@ -268,7 +272,7 @@ def test_a_pipeline_says_what_the_head_says(family, folders, tmp_path):
 
 @pytest.mark.parametrize('target', ['xnli', 'panx', 'xquad'])
 def test_a_model_that_generates_runs_as_an_experiment(target, folders, tmp_path, monkeypatch):
-    "After an intermediate task, through the store; unreadable answers are reported, and no key is that of an encoder."
+    "After an intermediate task it runs through the store, flags unreadable answers, and has keys of its own."
     monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path))
     from xstilts.run.experiment import Experiment
     from xstilts.run.stages import Stage, stages_of
@@ -293,7 +297,7 @@ def test_a_model_that_generates_runs_as_an_experiment(target, folders, tmp_path,
 
 
 def spoilt(folder, to, how):
-    "A copy of a folder in which one thing is wrong"
+    "A copy of a folder with one fault"
     shutil.copytree(folder, to)
     weights = to/'model.safetensors'
     if how=='pickled': weights.rename(to/'pytorch_model.bin')
@@ -321,6 +325,7 @@ BAD = {'pickled': 'pickled weights .pytorch_model.bin. are not read', 'none': 't
 @pytest.mark.parametrize('family', FAMILIES)
 @pytest.mark.parametrize('how', [*BAD, 'no tokenizer'])
 def test_a_bad_folder_is_refused_by_name(family, how, folders, tmp_path):
+    "A faulty model folder is an error that names the fault."
     bad = spoilt(folders[family], tmp_path/'bad', how)
     load = tokenizer if how=='no tokenizer' else backbone
     with pytest.raises(ValueError, match=BAD.get(how, 'no tokenizer can be read')) as e: load(bad)
@@ -329,6 +334,7 @@ def test_a_bad_folder_is_refused_by_name(family, how, folders, tmp_path):
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_a_foreign_tokenizer_is_refused(family, folders):
+    "A tokenizer of another model is refused."
     encoder = backbone(folders[family])
     longer = tokenizer(folders[family])
     longer.add_tokens([f'more{i}' for i in range(20)])
@@ -341,6 +347,7 @@ def test_a_foreign_tokenizer_is_refused(family, folders):
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_inputs_beyond_the_positions_are_refused(family, folders):
+    "Inputs longer than the encoder's positions are refused."
     encoder, tok = backbone(folders[family]), tokenizer(folders[family])
     assert longest(encoder)==(None if family in ('mt5', 'deberta') else LENGTH)
     fits(encoder, tok, family, LENGTH)
@@ -350,7 +357,7 @@ def test_inputs_beyond_the_positions_are_refused(family, folders):
 
 
 def test_an_encoder_of_mt5_stays_one(folders, tmp_path):
-    "Saved by us it has no decoder, and loading it makes none."
+    "A saved encoder of mT5 has no decoder, and loading it creates none."
     encoder = backbone(folders['mt5'])
     encoder.save_pretrained(tmp_path)
     assert not any('decoder' in k for k in load_file(tmp_path/'model.safetensors'))
@@ -365,7 +372,7 @@ EVERY_FAMILY = dict(bert='pair', minilm='span', xlmr_xl='choice', deberta='pair'
 
 @pytest.mark.parametrize('family,kind', [*(('xlmr', o) for o in HEADS), *EVERY_FAMILY.items()])
 def test_onnx_says_the_same(family, kind, folders):
-    "Every kind and family: logits to 1e-4 and the same argmax, for all batch sizes, from weights far from their start."
+    "For every kind and family, ONNX gives logits within 1e-4 and the same argmax at all batch sizes."
     for o in EXTRA: pytest.importorskip(o)
     name = HEADS[kind]
     net, tok = parts(folders[family], [name])
@@ -381,7 +388,7 @@ def test_onnx_says_the_same(family, kind, folders):
 
 @pytest.mark.parametrize('family', WITH_MLM)
 def test_modelling_goes_on_with_any_tokenizer(family, folders, tmp_path, monkeypatch):
-    "Masked language modelling among the updates of a stage, whatever the tokenizer puts around a text and calls it."
+    "Masked language modelling works beside a task for every tokenizer, whatever its special tokens."
     monkeypatch.setenv('XSTILTS_ARTIFACTS', str(tmp_path))
     monkeypatch.setattr('xstilts.run.training.MLM_DOCUMENTS', 20)
     from xstilts.run.experiment import Experiment

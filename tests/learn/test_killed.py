@@ -60,6 +60,7 @@ GIVEN = dict(target_train_limit=60, target_batch_size=6, target_epochs=4, target
 
 @pytest.mark.parametrize('seed, more', [(0, {}), (1, dict(target_patience=3))], ids=['best', 'patience'])
 def test_killed_at_random_steps(seed, more, tmp_path):
+    "Repeatedly killed with -9, a training ends with the weights and log of an uninterrupted one."
     rng = random.Random(seed)
     moments = [rng.randrange(6, 30) for _ in range(5)]
     argv = [sys.executable, '-c', KILLED, json.dumps(GIVEN|more), json.dumps(moments), str(tmp_path)]

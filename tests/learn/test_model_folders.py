@@ -1,4 +1,4 @@
-"""Model folders: keys depend on content, unsafe folders are refused before loading, and the hub may not answer."""
+"""Model folders: keys depend on content, unsafe folders are refused before loading, and the hub may be unreachable."""
 import json
 import os
 import shutil
@@ -43,7 +43,7 @@ def keys(name, **kw):
 
 
 def changed(folder, name, **values):
-    "A JSON file of a model folder with some values set"
+    "Set some values of a JSON file in a model folder"
     file = folder/name
     found = json.loads(file.read_text()) if file.exists() else {}
     file.write_text(json.dumps(found|values))
@@ -52,6 +52,7 @@ def changed(folder, name, **values):
 # Keys
 
 def test_a_folder_that_is_moved_copied_and_touched_keeps_its_keys(folder, tmp_path, monkeypatch):
+    "Moving, copying and touching a model folder does not change its keys."
     before = keys(folder)
     random = keys(f'random:{folder}')
     copy = shutil.copytree(folder, tmp_path/'a much longer name'/'copy')
@@ -70,6 +71,7 @@ FILES = ('model.safetensors', 'config.json', 'tokenizer.json', 'sentencepiece.bp
 
 @pytest.mark.parametrize('name', FILES)
 def test_a_changed_byte_changes_the_keys(name, folder, tmp_path):
+    "One changed byte in a model folder changes the keys."
     before = keys(folder)
     other = shutil.copytree(folder, tmp_path/'other')
     data = (other/name).read_bytes() if (other/name).exists() else b''
@@ -78,11 +80,12 @@ def test_a_changed_byte_changes_the_keys(name, folder, tmp_path):
 
 
 def test_the_hub_id_of_a_listed_model_gives_the_same_keys():
+    "A model has the same keys by its name in the table and by its hub id."
     assert keys('FacebookAI/xlm-roberta-base')==keys('xlmr-base')
 
 
 def test_spaces_before_words_change_the_keys_of_tagging_only(monkeypatch):
-    "Only in families whose tokens begin with the space do tagged sentences have other keys."
+    "The rule for spaces before words changes keys of tagging only, in families whose tokens begin with the space."
     tagged = keys('mmbert-base', target='udpos', intermediate='none')
     pairs = keys('mmbert-base', intermediate='none')
     from xstilts.catalog.families import families
@@ -96,6 +99,7 @@ def test_spaces_before_words_change_the_keys_of_tagging_only(monkeypatch):
 
 
 def test_hashing_does_not_load_the_weights(tmp_path):
+    "A folder is hashed without loading its weights into memory."
     with open(tmp_path/'model.safetensors', 'wb') as f: f.truncate(200*2**20)
     tracemalloc.start()
     content_fingerprint(tmp_path)
@@ -105,7 +109,7 @@ def test_hashing_does_not_load_the_weights(tmp_path):
 
 
 def test_a_folder_of_links_as_in_the_cache_of_the_hub(folder, tmp_path):
-    "A snapshot of links into blobs has the keys of the files and can be loaded."
+    "A snapshot of links into blobs has the keys of its files and can be loaded."
     blobs = tmp_path/'models--a--b'/'blobs'
     snapshot = tmp_path/'models--a--b'/'snapshots'/'0123'
     blobs.mkdir(parents=True)
@@ -171,7 +175,7 @@ def function_name(function): return function.__name__
 
 @pytest.mark.parametrize('spoil', BAD, ids=function_name)
 def test_a_refused_folder(spoil, folder, monkeypatch):
-    "One sentence and no prompt; also for a row of models.yaml with this folder, and when the folder is loaded."
+    "An unsafe folder is refused in one sentence without a prompt, also by a row of models.yaml and when it is loaded."
     (folder/'mine.py').write_text('raise SystemExit("the code of the folder was run")')
     spoil(folder)
     def prompt(*_): raise AssertionError('a prompt was shown')
@@ -186,7 +190,7 @@ def test_a_refused_folder(spoil, folder, monkeypatch):
 # The hub without a network
 
 def offline(home, code, *args):
-    "Run Python code where the hub does not answer: the finished process and its seconds"
+    "Run Python code without access to the hub: the finished process and its seconds"
     env = {k: v for k, v in os.environ.items() if not k.startswith(('HF_', 'TRANSFORMERS_'))}
     env |= dict(HF_HOME=str(home), HF_ENDPOINT='http://127.0.0.1:9', OMP_NUM_THREADS='1')
     began = time.monotonic()
@@ -207,6 +211,7 @@ PLANS = [('mini', 'somebody/encoder', "model 'somebody/encoder' is no row and no
 
 @pytest.mark.parametrize('data, model, words', PLANS)
 def test_a_plan_without_a_network_fails_at_once(data, model, words, tmp_path):
+    "Without a network, a plan that needs the hub fails at once."
     main = 'from xstilts.cli import main; raise SystemExit(main())'
     res, seconds = offline(tmp_path, main, 'plan', study(tmp_path, data, model))
     assert res.returncode==2 and words in res.stderr, res
@@ -216,7 +221,7 @@ def test_a_plan_without_a_network_fails_at_once(data, model, words, tmp_path):
 
 
 def test_fetched_data_are_read_without_a_network(tmp_path):
-    "A snapshot of a data set in the hub's cache is enough."
+    "A snapshot of a data set in the hub's cache is read without a network."
     import pyarrow as pa
     import pyarrow.parquet as pq
     repo = tmp_path/'hub'/'datasets--aps--super_glue'

@@ -1,4 +1,4 @@
-"""The tokens labelled as an answer give the answer back, whatever the normaliser, the tokenizer and the script."""
+"""The subwords labelled as an answer decode to that answer, for every normaliser, tokenizer and script."""
 import random
 import struct
 import unicodedata
@@ -20,7 +20,7 @@ WORDS = ('café là Ångström naïve Việt Nam ế tiếng ёлка Йод Ε�
 
 
 def double_array(entries):
-    "The trie of a `Precompiled` normaliser (darts-clone), a block of 256 cells per node, and its replacements"
+    "The trie of a `Precompiled` normaliser (darts-clone), a block of 256 cells for each node, and its replacements"
     root, texts = {}, b''
     for key, value in entries.items():
         node = root
@@ -40,7 +40,7 @@ def double_array(entries):
 
 
 def charsmap():
-    "What sentencepiece's nmt_nfkc does to the words of this test: compose, fold, drop control characters"
+    "sentencepiece's nmt_nfkc for the characters of this test: compose, fold, drop control characters"
     chars = {c for w in WORDS for c in unicodedata.normalize('NFC', w)}
     folded = {form: unicodedata.normalize('NFKC', c) for c in chars for form in (c, unicodedata.normalize('NFD', c))}
     return double_array({k: v for k, v in folded.items() if k!=v}|{'\x01': '', '\u200b': ' '})
@@ -56,7 +56,7 @@ def wrapped(backend, trainer):
 
 
 def unigram(normalizer):
-    "Like XLM-R's, with another normaliser"
+    "A tokenizer like XLM-R's, with a given normaliser"
     backend = Tokenizer(models.Unigram())
     backend.normalizer = normalizer
     backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
@@ -64,7 +64,7 @@ def unigram(normalizer):
 
 
 def byte_level():
-    "Like RoBERTa's and ModernBERT's: the space belongs to the piece behind it, a character may be several pieces"
+    "A tokenizer like RoBERTa's and ModernBERT's: a token begins with the space, a character may be several tokens"
     backend = Tokenizer(models.BPE())
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -73,7 +73,7 @@ def byte_level():
 
 
 def spaces_kept():
-    "Like mmBERT's: spaces become a mark, and characters without a piece their bytes"
+    "A tokenizer like mmBERT's: spaces become a mark, unknown characters their bytes"
     backend = Tokenizer(models.BPE(byte_fallback=True, unk_token='<unk>'))
     backend.normalizer = normalizers.Replace(' ', '▁')
     backend.pre_tokenizer = pre_tokenizers.Split(Regex('▁'), 'merged_with_next')
@@ -83,7 +83,7 @@ def spaces_kept():
 
 
 def uncased():
-    "Like uncased BERT's: accents and control characters are dropped"
+    "A tokenizer like uncased BERT's: accents and control characters are dropped"
     backend = Tokenizer(models.WordPiece(unk_token='<unk>'))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -100,7 +100,7 @@ TOKENIZERS = {o.__name__: o for o in (mini, characters, byte_level, spaces_kept,
 
 
 def row_of(rng):
-    "A question whose answer is some words of a context, with characters composed or not and odd spaces"
+    "A question whose answer is some words of a context, with composed and decomposed characters and odd spaces"
     words = [unicodedata.normalize(rng.choice(('NFC', 'NFD')), o) for o in rng.choices(WORDS, k=rng.randint(2, 14))]
     first = rng.randrange(len(words))
     last = rng.randint(first, min(first+3, len(words)-1))
@@ -112,7 +112,7 @@ def row_of(rng):
 
 
 def given_back(row, encoded, i):
-    "The text that `answers` decodes for the labelled pieces of an example"
+    "The text that `answers` decodes for the labelled subwords of an example"
     at = slice(encoded.starts[i], encoded.starts[i+1])
     out = torch.zeros(1, at.stop-at.start, 2)
     out[0, encoded.y['span'][i], [0, 1]] = 9.
@@ -126,6 +126,7 @@ def given_back(row, encoded, i):
 
 @pytest.mark.parametrize('name', TOKENIZERS)
 def test_labelled_pieces_give_the_answer_back(name):
+    "The labelled subwords of random answers decode to these answers, in one window and in several."
     tok, rng = TOKENIZERS[name](), random.Random(0)
     rows = [row_of(rng) for _ in range(300)]
     for length, stride in ((2000, 128), (64, 8)):
@@ -139,7 +140,7 @@ def test_labelled_pieces_give_the_answer_back(name):
 
 
 def test_any_character_can_be_an_answer():
-    "With a piece per character, every run of whole characters comes back, composed or not."
+    "With one subword per character, every run of complete characters decodes to itself, composed or not."
     tok, rng = TOKENIZERS['characters'](), random.Random(1)
     for _ in range(200):
         words = unicodedata.normalize('NFC', ''.join(rng.choices(WORDS, k=3)))
@@ -154,7 +155,7 @@ def test_any_character_can_be_an_answer():
 
 @pytest.mark.parametrize('name', TOKENIZERS)
 def test_words_of_a_sentence_are_its_text(name):
-    "Words encoded one by one are the pieces of the sentence as a text, the space before each word included."
+    "Words encoded one by one give the subwords of the sentence as a text, including the space before each word."
     tok = TOKENIZERS[name]()
     words = 'the old bridge is in the Nam'.split()
     row = dict(tokens=words, tags=['NOUN']*len(words))

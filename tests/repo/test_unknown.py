@@ -1,4 +1,4 @@
-"""The shipped tokenizer knows every word of every task in every language."""
+"""The shipped tokenizer covers every word of every task in every language of the miniature."""
 import pytest
 from xstilts.mini.rows import MAKERS, SIZES, rows
 from xstilts.mini.grammars import LANGS
@@ -10,7 +10,7 @@ def tok(): return load_encoder(None, 'mini')[1]
 
 
 def strings(value):
-    "All text in a row's value"
+    "All strings in a value of a row"
     if isinstance(value, str): yield value
     elif isinstance(value, dict): yield from strings(list(value.values()))
     elif isinstance(value, list): yield from (x for o in value for x in strings(o))
@@ -18,6 +18,7 @@ def strings(value):
 
 @pytest.mark.parametrize('lang', LANGS)
 def test_no_unknown_token(lang, tok):
+    "No word of any task becomes an unknown token."
     keep = ('text', 'text_a', 'text_b', 'tokens', 'question', 'context', 'choices')
     for task in MAKERS:
         if task=='ccg' and lang!='en': continue
@@ -29,7 +30,7 @@ def test_no_unknown_token(lang, tok):
 
 
 def test_every_noun_is_said_in_the_text():
-    "What an encoder never read it cannot know."
+    "Every noun of the miniature occurs in the pretraining text, so an encoder can have learnt it."
     from xstilts.mini.meanings import concepts
     from xstilts.mini.rows import documents
     said = {o.head for d in documents(8000) for e, *_ in d for o in e[1:5] if o}

@@ -1,4 +1,4 @@
-"""The installed package without a checkout: a wheel, a fresh environment, an empty folder."""
+"""The installed package works without a checkout: a wheel, a fresh environment, an empty folder."""
 import json
 import os
 import shutil
@@ -24,7 +24,7 @@ eval_limit: 20
 
 
 def call(*argv, **how):
-    "Output of a command that has to work"
+    "The output of a command that has to succeed"
     res = subprocess.run([*map(str, argv)], capture_output=True, text=True, **how)
     assert res.returncode==0, (argv, res.stdout[-3000:], res.stderr[-3000:])
     return res.stdout
@@ -32,7 +32,7 @@ def call(*argv, **how):
 
 @pytest.fixture(scope='module')
 def installed(tmp_path_factory):
-    "The folder of an environment with the wheel of this checkout; everything else comes from the current environment"
+    "A folder with an environment that has the wheel of this checkout; other packages come from the current environment"
     folder = tmp_path_factory.mktemp('wheel')
     skip = shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints')
     for o in SOURCES:
@@ -49,7 +49,7 @@ def installed(tmp_path_factory):
 
 
 def test_the_wheel_works_in_an_empty_folder(installed, tmp_path):
-    "init, a study of one experiment, publish."
+    "`init`, a study of one experiment and `publish` work in an empty folder."
     names = ('PYTHONPATH', 'PYTHONHOME')
     env = {k: v for k, v in os.environ.items() if k not in names and not k.startswith('XSTILTS_')}
     env |= dict(OMP_NUM_THREADS='1', PATH=f"{installed/'bin'}{os.pathsep}{os.environ['PATH']}")

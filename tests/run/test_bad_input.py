@@ -1,4 +1,4 @@
-"""Bad input to an experiment: one clear error, before anything is trained, and no lost work."""
+"""Bad input to an experiment gives one clear error before any training, and no work is lost."""
 import os
 import shutil
 
@@ -33,7 +33,7 @@ def experiment(name, target='xnli', **settings):
 
 
 def refused(words, make):
-    "One error with these words; nothing is left that looks like a result."
+    "Check that one error has these words and that nothing is left that looks like a result."
     with pytest.raises(ValueError, match=words) as e: run_experiment(make())
     assert '\n' not in str(e.value)
     for folder in ('models', 'predictions', 'scores'):
@@ -56,11 +56,13 @@ def test_a_model_that_is_not_on_the_hub(tmp_path, monkeypatch):
 
 
 def test_a_folder_without_weights(folder):
+    "A folder without weights is refused."
     (folder/'model.safetensors').unlink()
     refused('no .safetensors file', lambda: experiment(folder))
 
 
 def test_a_folder_of_half_the_weights(folder):
+    "A folder that lacks weights of the encoder is refused."
     w = load_file(folder/'model.safetensors')
     del w[next(k for k in w if 'query.weight' in k)]
     save_file(w, folder/'model.safetensors', metadata=dict(format='pt'))
@@ -68,6 +70,7 @@ def test_a_folder_of_half_the_weights(folder):
 
 
 def test_a_tokenizer_of_another_model(folder):
+    "A tokenizer that does not fit the weights is refused."
     other = train_tokenizer([f'{a}{b}{c}' for a in 'abcdefgh' for b in 'ijklmnop' for c in 'qrstuv'], 300)
     for o in folder.glob('token*'): o.unlink()
     other.save_pretrained(folder)
@@ -76,12 +79,13 @@ def test_a_tokenizer_of_another_model(folder):
 
 
 def test_inputs_longer_than_the_positions(folder):
+    "A max_length beyond the encoder's positions is refused."
     words = 'max_length 128 is longer than the 64 positions of the encoder'
     refused(words, lambda: experiment(folder, target_max_length=128))
 
 
 def test_sentences_longer_than_the_positions_are_cut(folder, monkeypatch):
-    "Retrieval has no max_length to refuse: texts end where the encoder's positions do."
+    "Retrieval has no max_length, so texts are truncated at the encoder's number of positions."
     import xstilts.run.experiment as s
     long = lambda rows: tuple(o|dict(text=' '.join([o['text']]*40)) for o in rows)
     real = s.test_rows
@@ -90,11 +94,13 @@ def test_sentences_longer_than_the_positions_are_cut(folder, monkeypatch):
 
 
 def test_a_gpu_where_there_is_none(folder, monkeypatch):
+    "`device: cuda` is refused on a machine without a GPU."
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)
     refused('finds no GPU on this machine; leave `device` out', lambda: experiment(folder, device='cuda'))
 
 
 def test_more_processes_than_gpus(folder, monkeypatch):
+    "More processes than GPUs are refused."
     from xstilts.run.identity import n_devices
     monkeypatch.setattr('torch.cuda.device_count', lambda: 1)
     monkeypatch.setenv('XSTILTS_DEVICES', '4')
@@ -103,7 +109,7 @@ def test_more_processes_than_gpus(folder, monkeypatch):
 
 
 def test_an_update_that_does_not_fit_is_cut_with_a_warning(folder, monkeypatch):
-    "Halved as often as needed; the weights are those of the uncut update up to rounding, and a flag warns of it."
+    "It is halved as often as needed and gives the weights of the complete update up to rounding, with a flag."
     import torch
     import xstilts.learn.updates as updates
     from xstilts.core.store import read_json
@@ -122,7 +128,7 @@ def test_an_update_that_does_not_fit_is_cut_with_a_warning(folder, monkeypatch):
 
 
 def test_one_example_that_does_not_fit_keeps_the_checkpoint(folder, monkeypatch):
-    "Nothing more can be halved: an error that says what to lower; a later run resumes from the checkpoint."
+    "If a single example does not fit, the error says what to lower, and a later run resumes from the checkpoint."
     import torch
     import xstilts.learn.updates as updates
     real, seen = updates.one_update, []
@@ -141,7 +147,7 @@ def test_one_example_that_does_not_fit_keeps_the_checkpoint(folder, monkeypatch)
 
 
 def test_a_name_that_is_markup(tmp_path):
-    "The folder of a model may have any name; a page shows it as text."
+    "A model folder may have any name, and a page displays it as text."
     from xstilts.report.site import sanitise_html
     from xstilts.report.tables import html_table
     import pandas as pd

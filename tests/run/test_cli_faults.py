@@ -27,7 +27,7 @@ layer: 1
 
 @pytest.fixture(scope='module')
 def planned(tmp_path_factory):
-    "A study file whose rows are in a store"
+    "A study file whose rows are in the store"
     folder = tmp_path_factory.mktemp('planned')
     (folder/'small.yaml').write_text(STUDY)
     with pytest.MonkeyPatch.context() as patch:
@@ -38,7 +38,7 @@ def planned(tmp_path_factory):
 
 @pytest.mark.parametrize('verb', ['plan', 'status'])
 def test_a_plan_imports_nothing_heavy(verb, planned):
-    "Neither torch, which takes a second, nor what reads tables; only a torch built for a GPU is asked for its name."
+    "A plan imports neither torch nor libraries that read tables, unless torch has to report a GPU."
     from xstilts.learn.recipe import gpu_build
     heavy = ['transformers', 'pandas', 'datasets', 'scipy', 'papermill']
     if not gpu_build(): heavy.append('torch')
@@ -56,7 +56,7 @@ print([o for o in {heavy} if o in sys.modules])
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    "A folder of one's own, where every verb starts from nothing"
+    "An empty folder in which every verb starts"
     (tmp_path/'params').mkdir()
     (tmp_path/'params'/'small.yaml').write_text(STUDY)
     (tmp_path/'settings.ini').write_text('[DEFAULT]\n')
@@ -67,7 +67,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def refused(capsys, *argv, code=2):
-    "One message on stderr, nothing on stdout, no traceback; the message"
+    "Check for one message on stderr, nothing on stdout and no traceback; return the message"
     assert main(list(argv))==code, argv
     out, err = capsys.readouterr()
     assert err.startswith('xstilts: ') and 'Traceback' not in err, err
@@ -76,7 +76,7 @@ def refused(capsys, *argv, code=2):
 
 
 OF_A_STUDY = ('plan', 'run', 'status', 'retry')
-WRONG = [  # arguments, and what the message says of them
+WRONG = [  # arguments, and words of the message
     ((), 'Missing command'),
     (('plam', 'small'), "No such command 'plam'. Did you mean 'plan'?"),
     (('--verbose',), 'No such option: --verbose'),
@@ -131,13 +131,14 @@ WRONG = [  # arguments, and what the message says of them
 
 @pytest.mark.parametrize('argv, words', WRONG, ids=[' '.join(o)[:60] or 'nothing' for o, _ in WRONG])
 def test_wrong_arguments_are_one_message(argv, words, folder, capsys):
-    "Exit code 2, before anything is made."
+    "Wrong arguments give exit code 2 before anything is created."
     message = refused(capsys, *argv)
     assert any(o in message for o in words.split('|')), message
     assert not (folder/'out').exists() and not (folder/'reports').exists()
 
 
 def test_every_verb_is_tried():
+    "The list of wrong arguments includes every verb."
     from xstilts.cli import app
     verbs = {o.name for o in app.registered_commands}
     assert {o[0] for o, _ in WRONG if o and o[0] in verbs}==verbs
@@ -151,7 +152,7 @@ WRITES = [('run', 'small'), ('retry', 'small'), ('report', 'small')]
 @pytest.mark.parametrize('argv', READS+WRITES, ids=' '.join)
 @pytest.mark.parametrize('place', ['file', 'file/below', '/proc/no-such/store'])
 def test_a_store_that_cannot_be(place, argv, folder, capsys, monkeypatch):
-    "A file, a folder below a file, and a place where nobody can make a folder."
+    "The store may not be a file, a folder below a file, or a place where no folder can be created."
     (folder/'file').touch()
     monkeypatch.setenv('XSTILTS_ARTIFACTS', str(folder/place))
     message = refused(capsys, *argv)
@@ -160,7 +161,7 @@ def test_a_store_that_cannot_be(place, argv, folder, capsys, monkeypatch):
 
 @pytest.mark.parametrize('argv', [*WRITES, ('publish',)], ids=' '.join)
 def test_reports_that_cannot_be(argv, folder, capsys, monkeypatch):
-    "Said before an hour of training, not after it."
+    "An unusable folder of reports is an error before training, not after it."
     (folder/'file').touch()
     monkeypatch.setenv('XSTILTS_REPORTS', str(folder/'file'))
     message = refused(capsys, *argv)
@@ -170,14 +171,14 @@ def test_reports_that_cannot_be(argv, folder, capsys, monkeypatch):
 
 @pytest.mark.parametrize('argv', WRITES, ids=' '.join)
 def test_a_read_only_store(argv, folder, capsys, monkeypatch):
-    "Root may write anywhere, so the system's answer is put in its place."
+    "A read-only store is an error; since root may write anywhere, the system's answer is simulated."
     monkeypatch.setattr(os, 'access', lambda path, mode: False)
     message = refused(capsys, *argv)
     assert message.count('\n')==1 and 'cannot be written to: set artifacts_path in settings.ini' in message
 
 
 def test_a_read_only_store_is_named_on_first_use(folder, capsys, monkeypatch):
-    "What a plan has to write there, such as rows, is refused by the system."
+    "The error names the store as soon as a plan has to write to it."
     def mkdir(self, *a, **kw): raise PermissionError(13, 'Permission denied', str(self))
     monkeypatch.setattr(Path, 'mkdir', mkdir)
     message = refused(capsys, 'plan', 'small')
@@ -186,12 +187,13 @@ def test_a_read_only_store_is_named_on_first_use(folder, capsys, monkeypatch):
 
 
 def test_settings_that_are_none(folder, capsys):
+    "A malformed settings.ini is an error that names the file."
     (folder/'settings.ini').write_text('params_path = params\n')
     assert 'settings.ini' in refused(capsys, 'plan', 'small')
 
 
 def test_a_bug_of_ours_shows_where(folder, monkeypatch):
-    "Only what a user or a machine can do wrong becomes a sentence."
+    "Only errors of users and machines become one sentence; a bug keeps its traceback."
     import xstilts.run.study
     def broken(path): raise KeyError('ours')
     monkeypatch.setattr(xstilts.run.study, 'load_study', broken)
@@ -199,6 +201,7 @@ def test_a_bug_of_ours_shows_where(folder, monkeypatch):
 
 
 def test_an_interrupt_is_no_traceback(folder, capsys, monkeypatch):
+    "An interrupt ends with exit code 130 and no traceback."
     import xstilts.run.study
     def stop(path): raise KeyboardInterrupt
     monkeypatch.setattr(xstilts.run.study, 'load_study', stop)
@@ -206,7 +209,7 @@ def test_an_interrupt_is_no_traceback(folder, capsys, monkeypatch):
 
 
 def test_nobody_answers_the_question(folder, capsys, monkeypatch):
-    "Where a download asks and there is no keyboard, nothing is downloaded."
+    "Without a keyboard to confirm a download, nothing is downloaded."
     import io
     from xstilts.share import fetch
     found = [fetch.Repository('models', 'a/b', '123', 5, False)]
@@ -219,7 +222,7 @@ def test_nobody_answers_the_question(folder, capsys, monkeypatch):
 @pytest.mark.parametrize('buffered', [True, False], ids=['buffered', 'unbuffered'])
 @pytest.mark.parametrize('argv', [('plan', 'small.yaml'), ('data', 'mini'), ('--help',)], ids=['plan', 'data', 'help'])
 def test_output_that_nobody_reads(argv, buffered, planned):
-    "Quiet, and 141, the code that a shell gives to programs that SIGPIPE ends."
+    "A closed output ends the program quietly with 141, the exit code that a shell gives after SIGPIPE."
     env = dict(os.environ, XSTILTS_ARTIFACTS=str(planned/'store'), PYTHONPATH=str(root))
     env['PYTHONUNBUFFERED'] = '' if buffered else '1'
     code = f'import sys; from xstilts.cli import main; sys.exit(main({[*argv]}))'
@@ -232,6 +235,7 @@ def test_output_that_nobody_reads(argv, buffered, planned):
 
 
 def test_a_full_disk_behind_the_output(planned):
+    "If the output is on a full disk, the error says so with exit code 2."
     env = dict(os.environ, XSTILTS_ARTIFACTS=str(planned/'store'), PYTHONPATH=str(root))
     if not Path('/dev/full').exists(): pytest.skip('this system has no /dev/full')
     code = 'import sys; from xstilts.cli import main; sys.exit(main(["plan", "small.yaml"]))'
@@ -245,7 +249,7 @@ SHAPES = [(('plan', 'small.yaml'), list), (('status', 'small.yaml'), dict), (('d
 
 @pytest.mark.parametrize('argv, shape', SHAPES, ids=['plan', 'status', 'data'])
 def test_json_is_alone_on_stdout(argv, shape, planned, monkeypatch, capfd):
-    "Whatever libraries say goes elsewhere."
+    "Only JSON is written to stdout; messages of libraries go elsewhere."
     monkeypatch.chdir(planned)
     monkeypatch.setenv('XSTILTS_ARTIFACTS', str(planned/'store'))
     assert main([*argv, '--json'])==0
@@ -255,7 +259,7 @@ def test_json_is_alone_on_stdout(argv, shape, planned, monkeypatch, capfd):
 
 @pytest.mark.parametrize('argv', [('plan', 'small.yaml'), ('data', 'mini'), ('data', 'hub')], ids=' '.join)
 def test_columns_are_apart(argv, planned, monkeypatch, capsys):
-    "The second column starts where it starts in the first line, behind two spaces."
+    "Columns are aligned and separated by two spaces."
     monkeypatch.chdir(planned)
     monkeypatch.setenv('XSTILTS_ARTIFACTS', str(planned/'store'))
     assert main([*argv])==0
@@ -265,7 +269,7 @@ def test_columns_are_apart(argv, planned, monkeypatch, capsys):
 
 
 def rows_of_doctor(capsys):
-    "What doctor says: name -> is it all right?, and the text"
+    "The output of `doctor`: name -> passed, and the text"
     code = main(['doctor'])
     out = capsys.readouterr().out
     rows = {o.split(':')[0].split(maxsplit=1)[1]: o.startswith('ok') for o in out.splitlines()}
@@ -275,7 +279,7 @@ def rows_of_doctor(capsys):
 
 @pytest.fixture
 def doctor(folder, monkeypatch):
-    "The checks that cost seconds are not what is tested"
+    "`doctor` without the checks that take seconds"
     import xstilts.cli as cli
     quick = {k: v for k, v in cli.CHECKS.items() if k not in ('device', 'miniature encoder')}
     monkeypatch.setattr(cli, 'CHECKS', quick)
@@ -283,6 +287,7 @@ def doctor(folder, monkeypatch):
 
 
 def test_doctor_finds_nothing_where_nothing_is_wrong(doctor, capsys):
+    "In a sound installation every check passes."
     rows, out = rows_of_doctor(capsys)
     assert all(rows.values()), out
 
@@ -299,7 +304,7 @@ def test_doctor_finds_nothing_where_nothing_is_wrong(doctor, capsys):
     ('params/models.yaml', 'tiny: {layer: 1\n', 'models of your own', 'while parsing|models.yaml'),
     ('params/revisions.lock', 'models: {a', 'revisions', 'not readable as YAML')])
 def test_doctor_finds_what_is_wrong(name, text, row, words, doctor, capsys):
-    "One row is bad and says what to do; every row is there."
+    "Exactly one check fails and says what to do, and all checks are listed."
     from xstilts.cli import CHECKS
     (doctor/name).write_text(text)
     rows, out = rows_of_doctor(capsys)
@@ -308,13 +313,14 @@ def test_doctor_finds_what_is_wrong(name, text, row, words, doctor, capsys):
 
 
 def test_doctor_finds_a_read_only_store(doctor, capsys, monkeypatch):
+    "A read-only store fails two checks, with a remedy."
     monkeypatch.setattr(os, 'access', lambda path, mode: False)
     rows, out = rows_of_doctor(capsys)
     assert not rows['store'] and not rows['reports'] and 'cannot be written to: set artifacts_path' in out
 
 
 def test_doctor_finds_a_kernel_whose_program_is_gone(doctor, capsys, monkeypatch):
-    "A kernel stays installed when the environment it was made for is deleted."
+    "A kernel whose environment was deleted fails a check."
     kernel = doctor/'jupyter'/'kernels'/'gone'
     kernel.mkdir(parents=True)
     spec = dict(argv=['/no/such/python', '-m', 'ipykernel'], display_name='gone', language='python')

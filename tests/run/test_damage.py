@@ -50,7 +50,7 @@ def hollow(path):
 IN_FILE = dict(flip=flip, truncate=truncate, empty=empty, delete=delete)
 OF_FILE = dict(replace_by_folder=replace_by_folder)
 OF_FOLDER = dict(replace_by_file=replace_by_file, hollow=hollow)
-HEAVY = (  # imported once, before the forks
+HEAVY = (  # torch is imported once, before the forks
     'accelerate', 'fastcore.xtras', 'pandas', 'pyarrow.parquet', 'safetensors.torch',
     'transformers.models.xlm_roberta.modeling_xlm_roberta',
     'xstilts.evaluate.predict', 'xstilts.run.scores', 'xstilts.learn.train')
@@ -98,7 +98,7 @@ def unseal(store):
 
 
 def outcome(store):
-    "Run the experiment in a store: scores, warnings, what was moved aside, and the models in the store"
+    "Run the experiment in a store: scores, warnings, moved artifacts and models"
     from xstilts.run.experiment import Experiment
     from xstilts.run.scores import run_experiment
     from xstilts.core.store import read_json
@@ -175,7 +175,7 @@ def outcomes(tmp_path_factory):
 
 
 def recovered(outcomes, name):
-    "The outcome of a case; scores and keys equal those of an undamaged run, and warnings name everything moved aside"
+    "Check that a case has the scores and keys of an undamaged run and warnings about everything moved aside"
     undamaged = outcomes['undamaged']
     got = outcomes[name]
     assert (got['scores'], got['models']) == (undamaged['scores'], undamaged['models'])
@@ -186,12 +186,14 @@ def recovered(outcomes, name):
 
 @pytest.mark.parametrize('name, how', CASES)
 def test_damaged_artifacts_are_recomputed(name, how, outcomes):
+    "Every kind of damage to every kind of artifact is detected and repaired."
     got = recovered(outcomes, f'{name}, {how}')
     assert bool(got['moved']) != (name in SINGLE_FILES and how == 'delete')
 
 
 @pytest.mark.parametrize('name', ['checkpoint, flip', 'checkpoint, truncate', 'an earlier version, truncated'])
 def test_damaged_checkpoints_and_old_artifacts_are_recomputed(name, outcomes):
+    "Damaged checkpoints and damaged artifacts without checksums are moved aside."
     assert recovered(outcomes, name)['moved']
 
 
@@ -242,7 +244,7 @@ UNDONE = {  # what is damaged -> kind of node, file, damage, what is moved aside
 @pytest.mark.parametrize('what', UNDONE)
 @pytest.mark.filterwarnings('ignore::xstilts.core.files.DamageWarning')
 def test_a_damaged_node_is_not_done(what, store):
-    "So the next run computes it again."
+    "A node with a damaged result is not done, so the next run computes it again."
     from xstilts.run.engine import is_done
     from xstilts.run.study import Node
     kind, where, damage, moved = UNDONE[what]
@@ -267,7 +269,7 @@ languages: de
 
 @pytest.mark.parametrize('verb, code', [('status', 0), ('logs', 2)])
 def test_a_truncated_log_gives_a_warning(verb, code, store, capsys):
-    "The node counts as not yet tried, and its log is moved aside."
+    "A node with a truncated log counts as not yet tried, and the log is moved aside."
     from xstilts.cli import main
     from xstilts.run.study import load_study, plan
     (store/'tiny.yaml').write_text(STUDY)

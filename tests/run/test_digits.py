@@ -23,7 +23,7 @@ from xstilts.evaluate import metrics
 from xstilts.core.store import VERSIONS
 
 GOLDEN = Path(__file__).with_name('digits.json')
-TOLERANCE = 5e-5  # relative; see the first lines
+TOLERANCE = 5e-5  # relative; see the docstring of this module
 OTHER_PROCESSORS = {
     'AVX2': dict(ONEDNN_MAX_CPU_ISA='AVX2', ATEN_CPU_CAPABILITY='avx2'),
     'no vector instructions': dict(ONEDNN_MAX_CPU_ISA='SSE41', ATEN_CPU_CAPABILITY='default'),
@@ -34,7 +34,7 @@ STEPS = dict(epochs=3, batch_size=16, train_limit=16, dropout=0., lr=1e-3, eval_
 
 
 def digits_of_tokens():
-    "Sums over ids and positions of some rows: whole numbers."
+    "Sums over token ids and positions of some rows, which are whole numbers."
     from xstilts.data.load import test_rows, train_rows
     from xstilts.run.training import load_encoder
     from xstilts.catalog.tasks import tasks
@@ -48,7 +48,7 @@ def digits_of_tokens():
 
 @contextmanager
 def batches_seen():
-    "Collects sums over every batch that an encoder of XLM-R's kind is given."
+    "Collects sums over every batch that an encoder like XLM-R receives."
     from transformers import XLMRobertaModel
     plain = XLMRobertaModel.forward
     seen = []
@@ -96,7 +96,7 @@ def target(task='udpos', **more):
 
 
 def committed_stage(experiment):
-    "Puts the shipped encoder with heads drawn by numpy where the target stage of an experiment is looked for."
+    "Stores the shipped encoder, with heads drawn by numpy, as the target stage of an experiment."
     import torch
     from safetensors.torch import save_file
     from xstilts.data.load import task_of
@@ -134,7 +134,7 @@ def digits_of_prediction():
 
 
 def scores():
-    "Every official metric on predictions that a seed has spoilt"
+    "Every official metric on predictions that a seed has corrupted"
     rng = Random(0)
     spoil = lambda gold, other: gold if rng.random()<.7 else other
     labels = ['B-PER', 'I-PER', 'O', 'B-LOC', 'I-LOC']
@@ -177,7 +177,7 @@ KINDS = dict(
 
 @contextmanager
 def fresh_store():
-    "A store of its own for what runs within"
+    "A separate store for the code of a block"
     before = os.environ.get('XSTILTS_ARTIFACTS')
     with TemporaryDirectory() as d:
         os.environ['XSTILTS_ARTIFACTS'] = d
@@ -210,6 +210,7 @@ def golden(kind): return json.loads(GOLDEN.read_text())[kind]
 
 @pytest.mark.parametrize('kind', VERSIONS)
 def test_digits(kind):
+    "The digits of each kind of node equal the committed ones within the tolerance."
     new = f"{kind} has a new version: run `python tests/run/test_digits.py` to write its digits"
     assert golden(kind)['version']==VERSIONS[kind], new
     off = max(differences(golden(kind)['digits'], computed(kind)))
@@ -219,7 +220,7 @@ def test_digits(kind):
 
 @pytest.mark.parametrize('name', OTHER_PROCESSORS)
 def test_another_instruction_set_gives_the_same_digits(name):
-    "The same machine with other kernels stands for another processor."
+    "The same machine with other kernels serves as another processor."
     made = on_another(OTHER_PROCESSORS[name])
     assert {k: max(differences(golden(k)['digits'], made[k]))<=TOLERANCE for k in KINDS}==dict.fromkeys(KINDS, True)
 
@@ -231,7 +232,7 @@ def test_every_metric_has_digits(): assert set(scores())==set(metrics.metrics)
 
 
 def flip_a_mask_bit(monkeypatch):
-    "The second token of the first example of a batch is hidden."
+    "Mask the second token of the first example of a batch."
     from xstilts.learn import batches
     plain = batches.collate
 
@@ -252,7 +253,7 @@ def wrong_padding_id(monkeypatch):
 
 
 def swap_a_label(monkeypatch):
-    "Two words of one training sentence change their tags."
+    "Change the tags of two words in one training sentence."
     from xstilts.run import training
     plain = training.train_rows
 
@@ -277,6 +278,7 @@ MUTATIONS = {
 
 @pytest.mark.parametrize('name', MUTATIONS)
 def test_a_real_change_is_seen(name, monkeypatch):
+    "A deliberate fault changes the digits beyond the tolerance."
     kind, mutate = MUTATIONS[name]
     mutate(monkeypatch)
     assert not near(golden(kind)['digits'], computed(kind))

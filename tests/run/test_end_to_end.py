@@ -1,4 +1,4 @@
-"""The smallest study: from the command line to the report, killed at random moments, and the digits it must give."""
+"""The smallest study from the command line to the report, killed at random moments, and its exact scores."""
 import json
 import os
 import random
@@ -32,7 +32,7 @@ intermediate_checkpoint_steps: 1
 
 
 def at(folder, rows=None):
-    "The environment of a store of its own; the rows of the miniature may be shared"
+    "The environment of a separate store; the rows of the miniature may be shared"
     env = dict(os.environ, OMP_NUM_THREADS='1')
     env |= dict(XSTILTS_ARTIFACTS=str(folder/'artifacts'), XSTILTS_REPORTS=str(folder/'reports'))
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def command(folder, *args, **kw): return [str(xstilts), *args, str(folder/'tiny.
 
 
 def execute(*args, env):
-    "A verb that takes no study"
+    "Run a verb without a study"
     return subprocess.run([str(xstilts), *args], cwd=root, env=env, capture_output=True, text=True)
 
 
@@ -54,7 +54,7 @@ def scores(folder):
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-    "The study, run once without disturbance"
+    "The study after one undisturbed run"
     folder = tmp_path_factory.mktemp('whole')
     res = subprocess.run(command(folder, 'run'), cwd=root, env=at(folder), capture_output=True, text=True)
     assert res.returncode==0, res.stdout+res.stderr
@@ -62,7 +62,7 @@ def whole(tmp_path_factory):
 
 
 def test_study_reaches_its_report(whole):
-    "Every experiment has scores, the report shows tables and words, and a second run does nothing."
+    "Every experiment has scores, the report contains tables and findings, and a second run does nothing."
     assert len(scores(whole))==6
     report = (whole/'reports'/'tiny'/'report.ipynb').read_text()
     assert 'baseline (no intermediate)' in report and 'miniature world' in report and 'image/png' in report
@@ -72,7 +72,7 @@ def test_study_reaches_its_report(whole):
 
 
 def test_encoder_is_above_its_floors(whole):
-    "The shipped encoder knows far more translations and tags than the same architecture with random weights."
+    "The shipped encoder translates and tags far better than the same architecture with random weights."
     results = [json.loads(f.read_text()) for f in (whole/'artifacts'/'scores').glob('*.json')]
     baselines = {(o['model'], o['target']): o for o in results if o['intermediate']=='none'}
     def mean(model, target):
@@ -84,7 +84,7 @@ def test_encoder_is_above_its_floors(whole):
 
 
 def test_one_cell_is_rendered_again(whole):
-    "`report` takes the key of a node too, and renews the copy in the rendered study."
+    "`report` accepts the key of a node and renews its copy in the rendered study."
     key = next((whole/'reports'/'tiny'/'experiments').glob('score-mini-none-udpos*')).stem
     copy = whole/'reports'/'tiny'/'experiments'/f'{key}.ipynb'
     copy.write_text('stale')
@@ -96,7 +96,7 @@ def test_one_cell_is_rendered_again(whole):
 
 
 def test_a_report_counts_same_data_where_it_is_asked_to(whole):
-    "The note under the main table says what the mean of the gains leaves out."
+    "The note below the main table says which targets the mean gain leaves out."
     report = whole/'reports'/'tiny'/'report.ipynb'
     for flag, left_out in (([], True), (['--same-data'], False), ([], True)):
         res = subprocess.run(command(whole, 'report', *flag), cwd=root, env=at(whole), capture_output=True, text=True)
@@ -108,14 +108,14 @@ def test_a_report_counts_same_data_where_it_is_asked_to(whole):
     ('pretraining', '61_pretraining has no mean of gains'),
     ('score-mini-none-udpos', "no study file is called 'score-mini-none-udpos'")])
 def test_a_mean_that_is_not_there_counts_nothing(what, why, whole):
-    "The flag is refused where nothing would follow from it, before anything is rendered."
+    "`--same-data` is refused before rendering if the report has no mean gain."
     res = execute('report', what, '--same-data', env=at(whole))
     assert res.returncode==2 and why in res.stderr and 'Traceback' not in res.stderr
 
 
 @pytest.mark.parametrize('name', ['50_stage', '51_experiment', '60_intermediate_tasks'])
 def test_template_runs_by_plain_papermill(name, whole, tmp_path):
-    "As JupyterLab runs it: in the folder of notebooks, on a fresh kernel, with its defaults; the report on our study."
+    "Notebooks run as in JupyterLab: in their folder, on a fresh kernel and with their default parameters."
     params = ['-p', 'study', str(whole/'tiny.yaml')] if name[0]=='6' else []
     command = [sys.executable, '-m', 'papermill', '-k', 'python3', str(notebook_path(name)), str(tmp_path/'out.ipynb')]
     env = at(whole if params else tmp_path)
@@ -124,14 +124,14 @@ def test_template_runs_by_plain_papermill(name, whole, tmp_path):
 
 
 def test_site(whole):
-    "The site opens from disk and holds the report."
+    "The site opens from disk and contains the report."
     res = execute('publish', '--to', str(whole/'site'), env=at(whole))
     assert res.returncode==0, res.stderr
     assert 'zero-shot' in (whole/'site'/'index.html').read_text()
 
 
 def test_killed_at_random_moments(whole, tmp_path):
-    "Engine and kernels are killed with -9 repeatedly; the digits in the end are the same."
+    "With engine and kernels repeatedly killed by -9, the final scores are the same."
     rng = random.Random(0)
     env = at(tmp_path)
     silent = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -196,7 +196,7 @@ print(read_json(run_stage(stages_of(c)[-1])/'manifest.json')['heads.safetensors'
     ('data: mini|data: mirror', 'no mirror'),
     ('model: mini|model: ./nowhere', "there is no folder 'nowhere'")])
 def test_bad_input_is_one_clear_error(change, words, tmp_path):
-    "Exit code 2, the value and what to do, no traceback, nothing run."
+    "Bad input gives exit code 2 and an error with the value and the remedy, no traceback, and nothing runs."
     env = dict(at(tmp_path), XSTILTS_MIRROR=str(tmp_path/'none'))
     old, new = change.split('|')
     (tmp_path/'tiny.yaml').write_text(STUDY.replace(old, new))
@@ -206,7 +206,7 @@ def test_bad_input_is_one_clear_error(change, words, tmp_path):
 
 
 def test_a_failing_node_does_not_stop_the_rest(tmp_path):
-    "An intermediate's lock cannot be taken: its experiments fail, the others end, the report names what is missing."
+    "If an intermediate stage fails, its experiments fail, the others finish, and the report names the missing ones."
     env = at(tmp_path)
     nodes = json.loads(execute('plan', str(tmp_path/'tiny.yaml'), '--json', env=env).stdout)
     key, = [o['key'] for o in nodes if o['kind']=='stage' and o['title']=='mini squad_v1 s0']

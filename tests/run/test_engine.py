@@ -45,7 +45,7 @@ def graph(*nodes): return {o.key: o for o in nodes}
 
 
 def study(folder, *parents, name='demo', file='a.yaml'):
-    "The node of a report whose study file is in `folder`"
+    "The report node of a study whose file is in `folder`"
     (folder/file).write_text(f'study: {name}\n')
     report = node(f'report-{name}-01234567', *parents, kind='report', study=str(folder/file))
     return replace(report, result=folder/'reports'/name/f'.{report.key}')
@@ -53,7 +53,7 @@ def study(folder, *parents, name='demo', file='a.yaml'):
 
 @pytest.fixture
 def fake(monkeypatch, store):
-    "Nodes without a kernel: `fake.errors[key]` is raised, other nodes make their result; `fake.ran` lists them"
+    "Nodes without a kernel: `fake.errors[key]` is raised, other nodes create their result; `fake.ran` lists them"
     class Fake:
         errors = {}
         ran = []
@@ -66,13 +66,14 @@ def fake(monkeypatch, store):
     return Fake
 
 
-# What nodes end in
+# How nodes fail
 
 ENDS = [KeyError('x'), NoSuchKernel('gone'), EOFError(), MemoryError(), nbformat.reader.NotJSONError('not JSON'),
     asyncio.CancelledError(), AssertionError('no'), RecursionError()]
 
 @pytest.mark.parametrize('error', ENDS, ids=lambda e: type(e).__name__)
 def test_whatever_a_node_ends_in_is_its_failure(error, fake):
+    "Any exception is a failure of its node; dependent nodes are not started and the others run."
     fake.errors['b'] = error
     errors = engine.run(graph(node('a'), node('b'), node('c', 'b'), node('d', 'a')), jobs=2)
     assert errors.keys()=={'b', 'c'} and type(error).__name__ in errors['b'] and errors['c']=='not started: b failed'
@@ -81,18 +82,20 @@ def test_whatever_a_node_ends_in_is_its_failure(error, fake):
 
 
 def test_a_notebook_that_makes_nothing_has_failed(fake):
+    "A notebook that does not create its result has failed."
     errors = engine.run(graph(node('lazy')))
     assert 'did not make lazy' in errors['lazy']
 
 
 def test_a_broken_template_fails(store):
-    "The notebook is not JSON; no kernel is started."
+    "A notebook that is not JSON fails without starting a kernel."
     (store/'broken.ipynb').write_text('{"cells": [')
     errors = engine.run(graph(node('a', notebook=os.path.relpath(store/'broken', root/'nbs'))), fork=False)
     assert 'JSON' in errors['a']
 
 
 def test_a_kernel_that_is_not_installed_is_refused_before_anything_runs(fake, monkeypatch):
+    "An unknown kernel is refused before anything runs."
     found = replace(engine.settings(), kernel_name='pyhton3')
     monkeypatch.setattr(engine, 'settings', lambda: found)
     with pytest.raises(ValueError, match="unknown kernel 'pyhton3', did you mean 'python3'.*ipykernel install"):
@@ -101,7 +104,7 @@ def test_a_kernel_that_is_not_installed_is_refused_before_anything_runs(fake, mo
 
 
 def test_braces_in_paths(store, monkeypatch):
-    "papermill fills in braces: of the notebook's path and of the store's"
+    "Braces in paths of notebooks and of the store survive papermill, which formats paths."
     folder = store/'{work} {0}'
     monkeypatch.setenv('XSTILTS_ARTIFACTS', str(folder/'artifacts'))
     folder.mkdir()
@@ -114,16 +117,17 @@ def test_braces_in_paths(store, monkeypatch):
     assert not list(artifact_path('work').glob('*.ipynb'))
 
 
-# What ends threads, kernels and outputs
+# Threads, kernels and outputs that end
 
 def test_what_ends_a_thread_ends_the_run(fake):
-    "SystemExit is no failure of a node: the run stops, and what it leaves undone is listed"
+    "SystemExit ends the run, not just its node, and the run lists what it leaves undone."
     fake.errors['a'] = SystemExit(0)
     errors = engine.run(graph(node('a'), node('b')), jobs=1)
     assert 'SystemExit' in errors['a'] and errors['b']=='not started: the run stopped at a'
 
 
 def test_a_thread_that_dies_without_a_word_is_noticed(fake, monkeypatch):
+    "A worker thread that ends early is an error."
     monkeypatch.setattr(engine, '_worker', lambda *a: None)
     with pytest.raises(RuntimeError, match='a thread that executes notebooks died'): engine.run(graph(node('a')))
 
@@ -140,14 +144,14 @@ engine.run(dict(a=a))
 """
 
 def test_ctrl_c_does_not_wait_for_a_notebook():
-    "As it would with the threads of concurrent.futures.ThreadPoolExecutor"
+    "An interrupt does not wait for running notebooks, as a ThreadPoolExecutor would."
     began = time.monotonic()
     res = subprocess.run([sys.executable, '-c', INTERRUPTED], cwd=root, capture_output=True, text=True, timeout=90)
     assert 'KeyboardInterrupt' in res.stderr and time.monotonic()-began<50
 
 
 def test_a_warm_process_that_does_not_start_ends_the_run(fake):
-    "One error, not one after the other for every node"
+    "A warm process that cannot start gives one error, not one for each node."
     fake.errors['a'] = engine.Stopped('too little memory')
     errors = engine.run(graph(node('a'), node('b')), jobs=1)
     assert errors==dict(a='too little memory', b='not started: the run stopped at a')
@@ -155,11 +159,13 @@ def test_a_warm_process_that_does_not_start_ends_the_run(fake):
 
 
 def test_nodes_that_wait_for_each_other_are_not_forgotten(fake):
+    "Nodes in a cycle are reported as not started."
     errors = engine.run(graph(node('a', 'b'), node('b', 'a'), node('c')))
     assert errors.keys()=={'a', 'b'} and fake.ran==['c']
 
 
 def test_a_kernel_that_dies_while_it_starts_fails_its_node(store, monkeypatch):
+    "A kernel that dies while starting is a failure of its node."
     def start(target, args):
         p = multiprocessing.get_context('fork').Process(target=os._exit, args=(9,), daemon=True)
         p.start()
@@ -194,7 +200,7 @@ print(len(killed), p.exitcode)
 
 @pytest.mark.parametrize('kills', [1, 9])
 def test_a_warm_process_killed_while_it_starts(kills, store):
-    "It is started again; killed again and again, that is an error within seconds"
+    "It is started again; killed repeatedly, it is an error within seconds."
     (store/'slow.py').write_text('import time; time.sleep(1)')
     env = os.environ|dict(PYTHONPATH=os.pathsep.join([str(store), str(root)]))
     code = [sys.executable, '-c', WARM, str(kills)]
@@ -212,7 +218,7 @@ sys.exit(1)
 
 @pytest.mark.parametrize('to', ['a closed pipe', '/dev/full'])
 def test_output_that_nobody_can_read_ends_nothing(to):
-    "As in `xstilts run demo | head -1`"
+    "A closed output does not end a run, as in `xstilts run demo | head -1`."
     if to=='/dev/full': out = os.open(to, os.O_WRONLY)
     else:
         reader,out = os.pipe()
@@ -225,11 +231,13 @@ def test_output_that_nobody_can_read_ends_nothing(to):
 # Full disks
 
 def test_a_full_disk_is_called_that(fake):
+    "The error of a full disk says so."
     fake.errors['a'] = FULL
     assert engine.run(graph(node('a')))['a'].startswith('the disk is full: make room, then run again')
 
 
 def test_a_run_whose_logs_cannot_be_written_stops(fake, monkeypatch):
+    "A run that cannot write logs stops and lists what it leaves undone."
     def write_json(*a): raise FULL
     monkeypatch.setattr(engine, 'write_json', write_json)
     fake.errors['a'] = FULL
@@ -239,7 +247,7 @@ def test_a_run_whose_logs_cannot_be_written_stops(fake, monkeypatch):
 
 
 def test_a_report_that_does_not_fit_fails(fake, store, monkeypatch):
-    "The run ends, the report has failed, and no part of a file is left behind"
+    "On a full disk the report fails, the run ends, and no partial file is left."
     nodes = graph(node('a'), study(store, 'a'))
     def copyfile(a, b):
         Path(b).write_text('a part')
@@ -272,6 +280,7 @@ NOT_OURS = [(foreign, 'was not made by a study'), (link, 'is no folder'), (plain
 
 @pytest.mark.parametrize('make, why', NOT_OURS)
 def test_what_no_study_made_is_refused_before_anything_runs(make, why, fake, store):
+    "A report folder that no study made is refused before anything runs."
     make(store/'reports'/'demo')
     with pytest.raises(ValueError, match=why): engine.run(graph(node('a'), study(store, 'a')))
     assert not fake.ran and (store/'reports'/'demo').exists()
@@ -279,6 +288,7 @@ def test_what_no_study_made_is_refused_before_anything_runs(make, why, fake, sto
 
 
 def test_reports_that_are_a_file_are_one_sentence(fake, store):
+    "A file in place of the folder of reports is one error before anything runs."
     (store/'reports').write_text('')
     with pytest.raises(ValueError, match='reports cannot be written to'):
         engine.run(graph(node('a'), study(store, 'a')))
@@ -286,7 +296,7 @@ def test_reports_that_are_a_file_are_one_sentence(fake, store):
 
 
 def test_two_study_files_of_one_name(fake, store):
-    "The second names both and runs nothing; a file that was moved continues in its folder"
+    "The second of two study files with one name runs nothing and names both; a moved file keeps its folder."
     assert not engine.run(graph(node('a'), study(store, 'a')))
     second = graph(node('b'), study(store, 'b', file='b.yaml'))
     with pytest.raises(ValueError, match="two study files are called 'demo': .*b.yaml and .*a.yaml"): engine.run(second)
@@ -298,14 +308,14 @@ def test_two_study_files_of_one_name(fake, store):
 
 
 def write(folder, *names):
-    "Files that say old"
+    "Write files with the content 'old'"
     for o in names:
         (folder/o).parent.mkdir(parents=True, exist_ok=True)
         (folder/o).write_text('old')
 
 
 def test_only_what_a_run_made_is_replaced(fake, store):
-    "A folder of an earlier version is taken over; its stale experiments go, notes and checkpoints stay"
+    "A folder of an earlier version is adopted: stale experiments are removed, notes and checkpoints stay."
     folder = store/'reports'/'demo'
     write(folder, 'report.ipynb', 'study.yaml', '.report-demo-89abcdef', 'notes.md', 'experiments/mine.ipynb',
         'experiments/score-old-89abcdef.ipynb', 'experiments/.ipynb_checkpoints/x.ipynb')
@@ -318,7 +328,7 @@ def test_only_what_a_run_made_is_replaced(fake, store):
 
 @pytest.mark.parametrize('marker', ['.study', '.report-demo-01234567', 'stages/x.ipynb'])
 def test_a_study_rendered_before_cells_became_experiments(marker, fake, store):
-    "It is ours, it is rendered again, and its former pages go; what somebody put beside them stays"
+    "It is rendered again and its former pages are removed; files of users stay."
     folder = store/'reports'/'demo'
     write(folder, 'report.ipynb', 'study.yaml', 'cells/score-a-00000000.ipynb', 'cells/notes.md', marker)
     if marker=='.study': (folder/marker).write_text(json.dumps(dict(file=str(store/'a.yaml'))))
@@ -332,7 +342,7 @@ def test_a_study_rendered_before_cells_became_experiments(marker, fake, store):
 
 
 def test_runs_of_one_study_that_end_together(fake, store):
-    "Four processes renew one folder again and again"
+    "Four processes may renew one folder at the same time."
     nodes = graph(*(node(f'score-{i}-00000000') for i in range(5)), study(store))
     assert not engine.run(nodes)
     def many():
@@ -346,6 +356,7 @@ def test_runs_of_one_study_that_end_together(fake, store):
 
 
 def test_hidden_folders_of_dead_runs_are_swept(fake, store):
+    "Hidden folders of dead runs are removed, those of live runs stay."
     dead = subprocess.Popen(['true'])
     dead.wait()
     for pid,name in ((dead.pid, 'report.ipynb'), (os.getpid(), 'report.ipynb')):
@@ -357,7 +368,7 @@ def test_hidden_folders_of_dead_runs_are_swept(fake, store):
 
 
 def test_hidden_folders_are_no_studies(store, monkeypatch):
-    "What a killed run left behind is not published"
+    "The remains of a killed run are not published."
     for o in ('demo', '.demo.123'):
         (store/'reports'/o).mkdir(parents=True)
         (store/'reports'/o/'report.ipynb').write_text('{}')
@@ -374,12 +385,13 @@ def test_hidden_folders_are_no_studies(store, monkeypatch):
 
 @pytest.mark.parametrize('jobs', ['-3', '100000', '2.5', 'two'])
 def test_jobs_that_mean_nothing_are_refused(jobs, capsys):
+    "An invalid number of jobs is refused with exit code 2."
     assert cli.main(['run', 'demo', '--jobs', jobs])==2
     assert jobs in capsys.readouterr().err
 
 
 def test_bookkeeping_of_twenty_thousand_nodes_is_linear(monkeypatch):
-    "119 s when every node looked through all of them; about a second now"
+    "About one second; 119 s when every node searched all others."
     stage = [node(f't{i}', kind='stage') for i in range(5000)]
     experiment = [node(f'c{i}', f't{i//3}') for i in range(15000)]
     nodes = graph(*stage, *experiment, node('r', *(o.key for o in experiment), kind='report'))
@@ -408,7 +420,7 @@ intermediate_epochs: 1
 """
 
 def test_each_training_of_a_sequence_has_its_own_node(store):
-    "Of `a..b` both are trained under their own keys, and the experiment finds b there"
+    "In `a..b` both trainings have their own keys, and the experiment finds b."
     (store/'sequence.yaml').write_text(STUDY)
     made = load_study(store/'sequence.yaml')
     trainings = {k: o for k,o in plan(made).items() if o.kind=='stage'}
@@ -421,7 +433,7 @@ def test_each_training_of_a_sequence_has_its_own_node(store):
 
 
 def test_a_training_that_an_earlier_version_executed_is_found_by_its_key(store):
-    "Those passed the kind of the stage only; the report of a study is no training"
+    "Earlier versions passed only the kind of a stage; a study report is no training."
     def executed(key, template, **parameters):
         f = artifact_path('notebooks', f'{key}.ipynb')
         written = dict(input_path=f'nbs/{template}.ipynb', parameters=parameters)
@@ -434,7 +446,7 @@ def test_a_training_that_an_earlier_version_executed_is_found_by_its_key(store):
 
 
 def test_an_unknown_training_is_refused():
-    "By the notebook, before any data is read"
+    "The notebook refuses an unknown key before any data are read."
     nb = nbformat.read(root/'nbs'/'templates'/'50_stage.ipynb', as_version=4)
     first,second = [o.source for o in nb.cells if o.cell_type=='code'][:2]
     space = {}

@@ -15,7 +15,7 @@ STUDY = 'study: a\nreport: 60_intermediate_tasks\ndata: mini\nmodel: {}\ninterme
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    "A checkout without any settings"
+    "A checkout without settings"
     for o in KEYS.values(): monkeypatch.delenv(o.environment or 'XSTILTS_NONE', raising=False)
     monkeypatch.setenv('HOME', str(tmp_path/'own'))
     for o in ('params', 'nbs'): (tmp_path/o).mkdir()
@@ -42,7 +42,7 @@ PATHS = {  # as written -> expanded
 
 @pytest.mark.parametrize('written', PATHS)
 def test_paths(folder, monkeypatch, written):
-    "The file and the environment have the same rules, in every folder of the checkout."
+    "The file and the environment follow the same rules, in every folder of the checkout."
     monkeypatch.setenv('PART', 'p')
     (folder/'settings.ini').write_text(f'[DEFAULT]\nartifacts_path = {written}\n')
     want = Path(PATHS[written].format(root=folder))
@@ -54,7 +54,7 @@ def test_paths(folder, monkeypatch, written):
 
 @pytest.mark.parametrize('name', [o.environment for o in KEYS.values() if o.path and o.environment])
 def test_an_empty_variable_gives_no_path(folder, monkeypatch, name):
-    "In particular, the checkout does not become the store."
+    "An empty variable gives no path; in particular, the checkout does not become the store."
     without = settings()
     monkeypatch.setenv(name, '')
     assert settings()==without and settings().artifacts_path!=folder
@@ -86,12 +86,14 @@ WRONG = {  # text of settings.ini -> part of the message
 
 @pytest.mark.parametrize('text', WRONG)
 def test_a_wrong_file(folder, text):
+    "A malformed settings.ini is an error with the expected words."
     (folder/'settings.ini').write_text(text)
     with pytest.raises(ValueError) as e: settings()
     assert WRONG[text] in str(e.value)
 
 
 def test_bytes_that_are_not_text(folder):
+    "A settings.ini that is not UTF-8 is an error; a byte order mark is allowed."
     (folder/'settings.ini').write_bytes(b'[DEFAULT]\nmirror = caf\xe9\n')
     with pytest.raises(ValueError, match='settings.ini is not text in UTF-8'): settings()
     (folder/'settings.ini').write_bytes('\ufeff[DEFAULT]\nmirror = café\n'.encode())
@@ -141,7 +143,7 @@ def first_characters(value): return str(value)[:30]
 @pytest.mark.parametrize('text,words', DAMAGED, ids=first_characters)
 @pytest.mark.filterwarnings('ignore:.*is damaged, its models cannot be used')
 def test_damaged_models(folder, text, words):
-    "A study that names the model gets an error with file and line; a study that does not name it is sound."
+    "A study that names the model gets an error with file and line; other studies are sound."
     path = folder/'params'/'models.yaml'
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     (folder/'a.yaml').write_text(STUDY.format('mini'))
@@ -154,6 +156,7 @@ def test_damaged_models(folder, text, words):
 
 
 def test_a_damaged_file_gives_a_warning(folder):
+    "A damaged models.yaml gives a warning, and its sound rows remain usable."
     (folder/'params'/'models.yaml').write_text('tiny: [\n')
     message = 'models.yaml is damaged, its models cannot be used: line 2: not readable as YAML'
     with pytest.warns(UserWarning, match=message): found = own_models()
@@ -170,7 +173,7 @@ def test_anchors_that_multiply(folder):
 
 
 def test_models_are_read_once(folder, monkeypatch):
-    "And read again when the file has changed."
+    "The models are read once, and again after the file has changed."
     path = folder/'params'/'models.yaml'
     reads = []
     read_file = models.read_file
@@ -187,7 +190,7 @@ def test_models_are_read_once(folder, monkeypatch):
 
 
 def test_the_models_of_this_repository_are_sound():
-    "The file merges rows with `<<`."
+    "The models of this repository are sound; their file merges rows with `<<`."
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         found = own_models(Path(__file__).parents[2]/'params'/'models.yaml')
@@ -202,13 +205,14 @@ def test_the_models_of_this_repository_are_sound():
     ('models: {a/b: {c: d}}\n', '`models` is a mapping'),
     ('models: {a/b: !x y}\n', 'is not read')])
 def test_a_damaged_lock(folder, text, words):
+    "A damaged revisions.lock is an error that names the file."
     (folder/'params'/'revisions.lock').write_text(text)
     with pytest.raises(ValueError) as e: revisions()
     assert 'revisions.lock' in str(e.value) and words in str(e.value)
 
 
 def test_a_revision_is_text(folder):
-    "Digits with an e are not a number."
+    "A revision stays text; digits with an e are not a number."
     (folder/'params'/'revisions.lock').write_text('models:\n  a/b: 1234567\n  c/d: 12e4\n')
     assert revisions()==dict(datasets={}, models={'a/b': '1234567', 'c/d': '12e4'})
     assert os.environ.get('XSTILTS_LOCKED') is None

@@ -1,4 +1,4 @@
-"Malformed and odd study files: each gives one ValueError that says what is wrong, and nothing else ever."
+"""Malformed and odd study files: each gives one ValueError that says what is wrong, and no other exception."""
 import time
 
 import pytest
@@ -27,7 +27,7 @@ VALUES = (
     ('data', 'null', "line 3: unknown data origin 'null'"),
     ('data', 'yes', "line 3: unknown data origin 'yes'"),
     ('report', '60', "line 2: unknown report notebook '60'"),
-    # nothing where a value has to be
+    # missing values
     ('model', '', 'line 4: model has no value'),
     ('model', '[]', 'line 4: model has no value'),
     ('model', "[mini, '']", "line 4: unknown model ''"),
@@ -79,7 +79,7 @@ VALUES = (
     ('seed', '1_000', 'seed must be a whole number'),
     ('seed', '1:30', 'seed must be a whole number'),
     ('seed', '2024-01-01', 'seed must be a whole number'),
-    # twice
+    # repetitions
     ('intermediate', '[none, none]', "intermediate holds 'none' twice"),
     ('intermediate', "[none, ' none']", "intermediate ' none' is the same as 'none'"),
     ('intermediate', '[none, mnli+squad_v1+mnli]', 'mnli is there twice'),
@@ -149,7 +149,7 @@ VALUES = (
     ('yes', '1', "unknown setting 'yes'"),
     ('target_lr', '{a: 1}', 'target_lr: studies are flat'),
     ('target_lr', '[[0.1], 0.2]', 'a list may hold texts and numbers only'),
-    # paths and letters that no folder has
+    # paths and characters that no file name may contain
     ('model', 'x/'+'y'*300, 'a name in a path has at most 255 bytes'),
     ('model', '"a\\0/b"', "there is no folder 'a\\x00/b'"),
     ('model', '"\\uD800/x"', "there is no folder '\\ud800/x'"),
@@ -200,7 +200,7 @@ def file(tmp_path): return tmp_path/'a.yaml'
 
 
 def refused(file)->str:
-    "The error of a study file: one ValueError, sentences of which none repeats and none is a page long"
+    "The error of a study file: one ValueError whose sentences are short and not repeated"
     with pytest.raises(ValueError) as e: load_study(file)
     assert type(e.value) is ValueError, repr(e.value)
     lines = str(e.value).splitlines()
@@ -213,18 +213,21 @@ def written(**changed)->str: return ''.join(f'{k}: {v}\n' for k, v in (SOUND|cha
 
 
 def test_the_sound_one_passes(file):
+    "The sound study file passes all checks."
     file.write_text(written())
     assert check(file)==[]
 
 
 @pytest.mark.parametrize('name,value,words', VALUES, ids=lambda o: str(o)[:30])
 def test_value(file, name, value, words):
+    "A wrong value is an error with the expected words."
     file.write_text(written(**{name: value}), encoding='utf-8')
     assert words in refused(file)
 
 
 @pytest.mark.parametrize('text,words', FORMS, ids=lambda o: o[:30].encode('unicode_escape').decode())
 def test_form(file, text, words):
+    "A malformed file is an error with the expected words, within seconds."
     file.write_text(text, encoding='utf-8')
     began = time.monotonic()
     assert words in refused(file)
@@ -232,6 +235,7 @@ def test_form(file, text, words):
 
 
 def test_bytes_that_are_no_text(file):
+    "A file that is not UTF-8 is an error, with its line where possible."
     file.write_bytes(written().encode()+b'languages: \xff\xfe\n')
     assert 'line 8: not text in UTF-8' in refused(file)
     file.write_bytes(written().encode('utf-16'))
@@ -239,7 +243,7 @@ def test_bytes_that_are_no_text(file):
 
 
 def test_no_file(tmp_path):
-    "A folder, a name that is too long, a name with a zero byte: there is no such study."
+    "A folder, a name that is too long and a name with a zero byte are no studies."
     for o in (tmp_path, tmp_path/('x'*300), 'a\0b', ''):
         with pytest.raises(ValueError, match='no study file'): load_study(o)
 
@@ -260,7 +264,7 @@ def test_no_file(tmp_path):
     (dict(model='[mini, mini-s]', layer=0), dict(model=['mini', 'mini-s']), dict(layer=0)),
     (dict(target='\n  - xnli\n  - udpos', seed='&s [0, 1]'), dict(target=['xnli', 'udpos'], seed=[0, 1]), {})], ids=str)
 def test_what_a_sound_file_means(file, changed, axis, setting):
-    "Values and their types: an int stays an int, and text stays text."
+    "Values keep their types: integers stay integers, and text stays text."
     file.write_text('\ufeff'+written(**changed), encoding='utf-8')
     study = load_study(file)
     assert study.name==str(changed.get('study', 'a'))
@@ -269,7 +273,7 @@ def test_what_a_sound_file_means(file, changed, axis, setting):
 
 
 def test_all_errors_in_one_round(file):
-    "Form, names, types and axes together, in the order of the lines."
+    "Errors of form, names, types and axes are reported together, in the order of the lines."
     file.write_text(written(study='site', report='90', model='minni', seed='true', target_lr='fast', lagnuages='en',
         eval_limit='!x 3'))
     mistakes = refused(file).splitlines()[1:]
@@ -277,7 +281,7 @@ def test_all_errors_in_one_round(file):
 
 
 def test_a_report_is_run_from_this_checkout_only(file, tmp_path):
-    "A notebook elsewhere is not executed, however it is named."
+    "A notebook outside the checkout is not executed, whatever its name."
     (tmp_path/'60_mine.ipynb').write_text('{}')
     for o in (tmp_path/'60_mine', '../'*20+str(tmp_path).lstrip('/')+'/60_mine'):
         file.write_text(written(report=o))

@@ -21,23 +21,23 @@ from ..run.scores import predictions_of
 
 # %% ../../nbs/report/10_tables.ipynb #e805dc01
 def format_score(
-    o,        # has value, low and high, in points
+    o,        # has the attributes value, low and high, in points
 )->str:
     "A score with its interval"
     return f'{o.value:.1f} [{o.low:.1f}, {o.high:.1f}]'
 
 def format_gain(
-    o,        # has value, low and high, in points
+    o,        # has the attributes value, low and high, in points
 )->str:
-    "A gain with its interval, always with a sign"
-    return f'{o.value:+.1f} [{o.low:+.1f}, {o.high:+.1f}]'
+    "A gain with its interval, always signed; a value that rounds to zero is +0.0"
+    return f'{o.value:+z.1f} [{o.low:+z.1f}, {o.high:+z.1f}]'
 
 def html_table(
     df:pd.DataFrame,  # of numbers and strings
     title:str='',     # a line above the table
     note:str='',      # a line below the table
 ):                   # a `great_tables.GT`
-    "A DataFrame as a table for a page; great_tables escapes everything in it"
+    "A DataFrame as an HTML table; great_tables escapes all text in it"
     from great_tables import GT
     res = GT(df.map(lambda o: o if isinstance(o, (int,float)) else str(o)))
     if title: res = res.tab_header(title=title)
@@ -46,13 +46,13 @@ def html_table(
 # %% ../../nbs/report/10_tables.ipynb #e7901b1f
 BASELINE = 'baseline (no intermediate)'
 
-def _row_label(intermediate, baseline='baseline'):
+def _system(intermediate, baseline='baseline'):
     return baseline if intermediate=='none' else f'+ {intermediate}'
 
 def _texts(summary, text, baseline='baseline'):
-    "A summary with the columns of a table: model, row and the text of a number"
-    labels = [o.kind if o.kind in FLOORS else _row_label(o.intermediate, baseline) for o in summary.itertuples()]
-    return summary.assign(model=summary.setup, row=labels, text=[text(o) for o in summary.itertuples()])
+    "Add the columns of a table to a summary: the model, the system and the formatted number"
+    systems = [o.kind if o.kind in FLOORS else _system(o.intermediate, baseline) for o in summary.itertuples()]
+    return summary.assign(model=summary.setup, system=systems, text=[text(o) for o in summary.itertuples()])
 
 def _main_text(o):
     if o.kind in FLOORS: return f'{o.value:.1f}'
@@ -63,30 +63,33 @@ def _setups(res):
     return res.experiments.setup.unique()
 
 MAIN_COLUMNS = MappingProxyType({  # a column after the targets -> (results, rows, same_data) -> one text per row
-    'mean': 'report.tables:mean_column'})
+    'mean gain': 'report.tables:mean_column'})
+
+def _mean_text(o):
+    n = len(o.targets)
+    return f"{format_gain(o)} ({n} target{'' if n==1 else 's'})"
 
 def mean_column(
     res:Results,     # of a study
-    rows,            # (model, row) of the main table
+    rows,            # (model, system) of the main table
     same_data:bool,  # as in `average_gains`
 )->list[str]:        # one per row
-    "The mean gain over targets"
-    means = {(o.setup,f'+ {o.intermediate}'): f'{format_gain(o)} over {len(o.targets)}'
-        for o in average_gains(res, same_data).itertuples()}
+    "The mean gain over targets; a dash if no target counts"
+    means = {(o.setup,_system(o.intermediate)): _mean_text(o) for o in average_gains(res, same_data).itertuples()}
     return [means.get(o, '-') if o[1].startswith('+') else '' for o in rows]
 
 def main_table(
     res:Results,           # of a study
     same_data:bool=False,  # as in `average_gains`
 )->pd.DataFrame:           # of strings
-    "Chance levels, baselines and gains (rows) on every target (columns), and the mean gain"
+    "Chance levels, baselines and gains (rows) on every target task (columns), and the mean gain over targets"
     shown = select(res.summary, language=MEAN)
     shown = shown[(shown.kind!='score') | (shown.intermediate=='none')]
-    table = _texts(shown, _main_text, BASELINE).pivot(index=['model','row'], columns='target', values='text')
+    table = _texts(shown, _main_text, BASELINE).pivot(index=['model','system'], columns='target', values='text')
     added = [f'+ {o}' for o in res.study.axes['intermediate'] if o!='none']
-    rows = pd.MultiIndex.from_product([_setups(res), [*FLOORS,BASELINE,*added]], names=['model','row'])
+    rows = pd.MultiIndex.from_product([_setups(res), [*FLOORS,BASELINE,*added]], names=['model','system'])
     table = table.reindex(index=rows, columns=list(res.study.axes['target'])).rename_axis(columns=None)
-    is_floor = rows.isin(FLOORS, level='row')
+    is_floor = rows.isin(FLOORS, level='system')
     table = table.mask(table.isna() & is_floor[:,None], '').fillna('missing')
     for name,column in MAIN_COLUMNS.items():
         if added: table[name] = resolve(column)(res, rows, same_data)
@@ -101,13 +104,13 @@ def language_table(
     res:Results,     # of a study
     target:str,      # one of its tasks
 )->pd.DataFrame:     # of strings
-    "The baseline and the gains of one target in every language"
+    "The baseline score and the gains of one target task in every language"
     scores = select(res.summary, kind='score', target=target)
     gains = select(res.summary, kind='gain', target=target)
     gains = gains.assign(gain=[format_gain(o) for o in gains.itertuples()])[[*PAIR,'language','gain']]
     shown = _texts(scores.merge(gains, on=[*PAIR,'language'], how='left'), _language_text)
-    rows = pd.MultiIndex.from_frame(shown[['model','row']].drop_duplicates())
-    table = shown.pivot(index=['model','row'], columns='language', values='text')
+    rows = pd.MultiIndex.from_frame(shown[['model','system']].drop_duplicates())
+    table = shown.pivot(index=['model','system'], columns='language', values='text')
     table = table.reindex(index=rows, columns=shown.language.unique()).fillna('')
     return table.rename_axis(columns=None).reset_index()
 
@@ -115,20 +118,20 @@ def language_table(
 def gap_table(
     res:Results,  # of a study
 )->pd.DataFrame:  # of strings
-    "English, the mean of the other languages and the gap between them; targets without English have no gap"
+    "The score in English, the mean of the other languages and the difference; for targets tested in English too"
     rows = []
     scores = select(res.summary, kind='score').groupby(['setup','target','intermediate'], sort=False)
     for (setup,target,intermediate),o in scores:
         points = o.set_index('language').value
         if 'en' not in points or len(points)<3: continue
         gap = points['en']-points[MEAN]
-        rows.append({'model': setup, 'target': target, 'row': _row_label(intermediate),
+        rows.append({'model': setup, 'target': target, 'system': _system(intermediate),
             'English': f"{points['en']:.1f}", MEAN: f'{points[MEAN]:.1f}', 'transfer gap': f'{gap:.1f}'})
     return pd.DataFrame(rows)
 
 # %% ../../nbs/report/10_tables.ipynb #42c74a15
 def _task_averages(scores):
-    "What the benchmark reports of every task of one setup and intermediate, seeds averaged"
+    "Averages over languages as the benchmark reports them, for every task of one system; seeds are averaged first"
     res = {}
     for target,o in scores.groupby('target', sort=False):
         means = o.groupby(['language','metric'], sort=False).value.mean()
@@ -137,38 +140,39 @@ def _task_averages(scores):
     return res
 
 def _suite_row(done, suite):
-    "Texts of tasks, categories and the suite; a star marks a task that lacks languages of the suite"
+    "One row of the table of benchmark averages"
     wanted = members(suite)
     done = {t: o for t,o in done.items() if t in wanted}
     complete = {t: o for t,o in done.items() if set(o['languages'])>=set(wanted[t])}
     def text(o): return f"{o['score']:.1f}" if o else '-'
     row = {t: text(o) if t in complete else f'{text(o)}*' for t,o in done.items()}
     row |= {category: text(whole_mean(o, complete)) for category,o in groups(wanted).items()}
-    return row|{suite: text(whole_mean(tuple(wanted), complete))}
+    return row|{'overall': text(whole_mean(tuple(wanted), complete))}
 
 def suite_table(
     res:Results,  # of a study
-)->pd.DataFrame:  # of strings; a dash where tasks or languages are missing
-    "Scores of tasks, categories and the suite as the benchmark averages them, English included, seeds averaged"
+)->pd.DataFrame:  # of strings; a dash stands for a missing score, a star marks a task that lacks languages of the suite
+    "Scores of tasks, categories and the suite as the benchmark averages them, with English, averaged over seeds"
     suite = suite_of(res.study.data, res.study.axes['target'])
     rows = []
     for (setup,intermediate),o in res.scores.groupby(PAIR, sort=False):
-        rows.append(dict(model=setup, row=_row_label(intermediate), **_suite_row(_task_averages(o), suite)))
+        rows.append(dict(model=setup, system=_system(intermediate), **_suite_row(_task_averages(o), suite)))
     return pd.DataFrame(rows).fillna('-')
 
 def suite_note(
     res:Results,  # of a study
 )->str:
-    "A note on what the table of benchmark averages lacks"
+    "A note below the table of benchmark averages: which tasks are missing, and how it averages"
     suite = suite_of(res.study.data, res.study.axes['target'])
     wanted = members(suite)
     missing = [t for t in wanted if t not in res.study.axes['target']]
-    note = f'{len(wanted)-len(missing)} of the {len(wanted)} tasks of {suite}'
-    if missing: note += f": no overall score, {' '.join(missing)} missing"
-    note += '. All means include English; question answering counts as the mean of exact match and F1.'
-    note += ' A star marks a task without all languages of the suite; it enters no average.'
+    note = f'This study covers {len(wanted)-len(missing)} of the {len(wanted)} tasks of {suite}'
+    if missing: note += f"; there is no overall score without {' '.join(missing)}"
+    note += '. All means include English; the score of question answering is the mean of exact match and F1.'
+    note += ' A star marks a task that lacks languages of the suite; such a task is part of no average.'
+    note += ' A dash stands for a missing score.'
     limit = res.study.settings.get('eval_limit')
-    return f'{note} Only the first {limit} test items of each language.' if limit else note
+    return f'{note} Only the first {limit} test items of each language were scored.' if limit else note
 
 # %% ../../nbs/report/10_tables.ipynb #c8db8348
 def _run(experiment, result):
@@ -176,7 +180,7 @@ def _run(experiment, result):
         seed=experiment.seed, experiment=experiment, result=result)
 
 def _with_intervals(points, fmt):
-    "Text of every row of bootstrap points: the observed number and the interval of the draws"
+    "Format every row of bootstrap points: the observed value with the interval of its draws"
     intervals = pd.DataFrame([score_interval(o) for o in points.drop(columns='observed').to_numpy()],
         index=points.index, columns=['low','high'])
     return [fmt(o) for o in intervals.assign(value=points.observed).itertuples()]
@@ -190,40 +194,41 @@ def experiment_table(
     baseline:dict|None,    # those of its baseline; None for a baseline
     n_boot:int=1000,       # bootstrap draws of the test items
 )->pd.DataFrame:
-    "Scores of one experiment in every language with intervals over test items, and the gains over its baseline"
+    "All scores of one experiment in every language, the main one with its interval, and the gain over the baseline"
     runs = [_run(experiment, result)]
     if baseline: runs.append(_run(experiment.baseline, baseline))
     points = bootstrap_points(pd.DataFrame(runs), n_boot)
     own = points.xs(experiment.intermediate, level='intermediate')
     languages = own.index.get_level_values('language')
     measured = pd.DataFrame(result['scores']).T.reindex(languages)  # the mean has the main metric only
-    table = pd.DataFrame(dict(score=_with_intervals(own, format_score)), index=languages)
-    for metric in measured.columns.drop(['n',result['main']]): table[metric] = _formatted(measured[metric], '{:.1f}')
+    main = result['main']
+    table = pd.DataFrame({main: _with_intervals(own, format_score)}, index=languages)
+    for metric in measured.columns.drop(['n',main]): table[metric] = _formatted(measured[metric], '{:.1f}')
     if baseline:
-        table['baseline'] = _formatted(pd.Series(main_scores(baseline)), '{:.1f}')
-        table['gain'] = _with_intervals(paired_gains(points), format_gain)
-    table['items'] = _formatted(measured.n, '{:.0f}')
+        table[f'{main} of the baseline'] = _formatted(pd.Series(main_scores(baseline)), '{:.1f}')
+        table[f'gain in {main}'] = _with_intervals(paired_gains(points), format_gain)
+    table['test items'] = _formatted(measured.n, '{:.0f}')
     return table.reset_index()
 
 def change_table(
     result:dict,      # scores of an experiment with a `runtime` other than torch
 )->pd.DataFrame:
-    "What another runtime changed in each language, compared with torch"
-    rows = [dict(language=l, torch=f"{o['score']:.1f}", **{result['runtime']: f"{o['other']:.1f}"},
-        difference=f"{o['difference']:+.2f}", same=f"{100*o['same']:.1f} %", moved=f"{o['moved']:.1e}")
-        for l,o in result['difference'].items()]
+    "The effect of another runtime in each language, compared with torch"
+    rows = [{'language': l, 'torch': f"{o['score']:.1f}", result['runtime']: f"{o['other']:.1f}",
+        'difference': f"{o['difference']:+z.2f}", 'equal predictions': f"{100*o['same']:.1f} %",
+        'largest change': f"{o['moved']:.1e}"} for l,o in result['difference'].items()]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/report/10_tables.ipynb #1501ad15
 def _item_points(target, o):
-    "Points of one prediction: by the metric of the task; for tags the share of words"
+    "Points of one prediction by the metric of its task; for tags, the share of correct words"
     task = tasks[target]
     if kinds[task.kind].per_word: return 100*sum(a==b for a,b in zip(o['gold'], o['pred']))/len(o['gold'])
     if task.search=='mined': return 100.*(o['gold']==o['pred'])
     return score(task.metric, [o])[metrics[task.metric].main]
 
 def _change(target, before, after):
-    "What happened to one test item; '' if it stayed right or wrong"
+    "'fixed' or 'broken' if the correctness of a test item changed, else ''"
     was_right = _item_points(target, before)>=50
     is_right = _item_points(target, after)>=50
     if was_right==is_right: return ''
@@ -234,34 +239,37 @@ def _short(o, n=90):
     return text if len(text)<=n else text[:n-3]+'...'
 
 def _item_text(row, id):
-    "The texts of a test item; its id where the row has none"
+    "The texts of a test item, or its id if its row contains none"
     texts = [row[k] for k in ('text_a','text_b','question','context','tokens','text') if k in row]
     return _short(' / '.join(o if isinstance(o, str) else ' '.join(o) for o in texts) or id, 200)
 
+_CHANGE_COLUMNS = ('language','change','test item','gold','baseline','this experiment')
+
 def _changed_in(experiment, lang, before, after, n):
-    "The first `n` fixed and the first `n` broken items of a language"
+    "The first `n` fixed and the first `n` broken test items of a language"
     texts = {o['id']: o for o in experiment.rows(lang)}
     after = {o['id']: o for o in after}
     res = []
     for o in before:
         if o['id'] not in after: continue
         new = after[o['id']]
-        what = _change(experiment.target, o, new)
-        if not what or sum(r['what']==what for r in res)>=n: continue
-        res.append(dict(language=lang, what=what, item=_item_text(texts.get(o['id'], {}), o['id']),
-            gold=_short(o['gold']), before=_short(o['pred']), after=_short(new['pred'])))
+        change = _change(experiment.target, o, new)
+        if not change or sum(r['change']==change for r in res)>=n: continue
+        item = _item_text(texts.get(o['id'], {}), o['id'])
+        values = (lang, change, item, _short(o['gold']), _short(o['pred']), _short(new['pred']))
+        res.append(dict(zip(_CHANGE_COLUMNS, values)))
     return res
 
 # %% ../../nbs/report/10_tables.ipynb #d3b3fb92
 def changed_items(
     experiment:Experiment,  # with an intermediate stage
     baseline:Experiment,    # the same without its intermediate stage
-    n:int=3,                # of each kind in each language
+    n:int=3,                # fixed items per language, and broken ones
 )->pd.DataFrame:
-    "A few test items per language that the intermediate stage fixed or broke, English left out"
+    "A few test items per language other than English that the intermediate stage fixed or broke"
     before = predictions_of(baseline)
     after = predictions_of(experiment)
     rows = []
     for lang in experiment.langs:
         if lang!='en': rows += _changed_in(experiment, lang, before[lang], after[lang], n)
-    return pd.DataFrame(rows, columns=['language','what','item','gold','before','after'])
+    return pd.DataFrame(rows, columns=_CHANGE_COLUMNS)
