@@ -81,7 +81,7 @@ WRONG = {  # text of settings.ini -> part of the message
     '[DEFAULT]\nmirror = $GONE/x\n': 'the environment variable GONE, which is not set',
     '[DEFAULT]\nmirror = ~nobody-here/x\n': 'a user who is not known',
     '[DEFAULT]\ndata = cloud\n': "unknown data origin 'cloud'",
-    '[DEFAULT]\ndevices = 1.5\n': 'a number of processes from 1 wanted'}
+    '[DEFAULT]\ndevices = 1.5\n': 'it must be a whole number of processes, at least 1'}
 
 
 @pytest.mark.parametrize('text', WRONG)
@@ -126,9 +126,9 @@ DAMAGED = (  # text of models.yaml, and part of the message for a study that nam
     ('tiny: {pretrain_hidden: 30}\n', 'hidden 30 cannot be divided among 4 heads'),
     ('tiny: {pretrain_langs: fi}\n', "unknown language of the miniature world in pretrain_langs 'fi'"),
     ('tiny: {layer: 1}\ntiny: {layer: 2}\n', "line 2: 'tiny' is given twice"),
-    ('tiny: {? [a] : 1}\n', 'a name is text'),
+    ('tiny: {? [a] : 1}\n', 'a name must be a string'),
     ('tiny: &a {<<: *a}\n', 'contains itself'),
-    (NESTED+'tiny: {layer: 1}\n', 'a list may hold texts and numbers only'),
+    (NESTED+'tiny: {layer: 1}\n', 'a list may contain only strings and numbers'),
     ('tiny: '+'['*5000, 'nested more than 12 deep'),
     ('tiny: {source: '+'x'*2_000_000+'}\n', 'more than 1,000,000 bytes'),
     (b'tiny: {source: \xff}\n', 'not text in UTF-8'),

@@ -263,7 +263,7 @@ def _repository(name, repo):
     "The row of a hub model that the table lacks."
     near = nearest(repo, [o.path for o in models.values() if '/' in o.path])
     hint = f', did you mean {near!r}?' if near else ':'
-    what = f"model {name!r} is no row and no folder{hint}"
+    what = f"model {name!r} is neither a row of the table nor a folder{hint}"
     try: config = model_config(repo, revision('models', repo))
     except HubUnavailable as e: raise HubUnavailable(f"{what} {e}") from e
     except ValueError as e: raise ValueError(f"{what} {e}") from e
