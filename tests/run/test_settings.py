@@ -139,7 +139,7 @@ def first_characters(value): return str(value)[:30]
 
 
 @pytest.mark.parametrize('text,words', DAMAGED, ids=first_characters)
-@pytest.mark.filterwarnings('ignore:.*is damaged, its models cannot be used')
+@pytest.mark.filterwarnings('ignore:.*is damaged; its models cannot be used')
 def test_damaged_models(folder, text, words):
     "A study that names the model gets an error with file and line; a study that does not name it is sound."
     path = folder/'params'/'models.yaml'
@@ -155,7 +155,7 @@ def test_damaged_models(folder, text, words):
 
 def test_a_damaged_file_gives_a_warning(folder):
     (folder/'params'/'models.yaml').write_text('tiny: [\n')
-    message = 'models.yaml is damaged, its models cannot be used: line 2: not readable as YAML'
+    message = 'models.yaml is damaged; its models cannot be used: line 2: not readable as YAML'
     with pytest.warns(UserWarning, match=message): found = own_models()
     assert len(found.errors())==1
     (folder/'params'/'models.yaml').write_text('tiny: {layer: one}\nother: {lr: 2}\ngood: {lr: 1e-3}\n')
