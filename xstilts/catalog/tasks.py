@@ -58,53 +58,53 @@ class Task:
         return not self.search or self.dual
 
 # %% ../../nbs/catalog/10_tasks.ipynb #6674cbd0
-def _L(codes): return tuple(codes.split())
+def _codes(codes): return tuple(codes.split())
 
-_L33 = 'af ar bg de el en es et eu fa fi fr he hi hu id it ja kk ko mr nl pt ru ta te th tl tr ur vi yo zh'
-_L36 = 'af ar bg bn de el es et eu fa fi fr he hi hu id it ja jv ka kk ko ml mr nl pt ru sw ta te th tl tr ur vi zh'
+_UDPOS = 'af ar bg de el en es et eu fa fi fr he hi hu id it ja kk ko mr nl pt ru ta te th tl tr ur vi yo zh'
+_TATOEBA = 'af ar bg bn de el es et eu fa fi fr he hi hu id it ja jv ka kk ko ml mr nl pt ru sw ta te th tl tr ur vi zh'
 _AFRICA = 'bbj bm ee fon ha ig lg luo mos ny pcm rw sn sw tn tw wo xh yo zu'
 XTREME = (
     Task(name='xnli', kind='pair', metric='accuracy', category='classification',
-         langs=_L('ar bg de el en es fr hi ru sw th tr ur vi zh'), labels=MNLI, train_on='mnli', hub='google/xtreme',
-         licence='CC BY-NC 4.0', paper='arXiv:1809.05053'),
-    Task(name='pawsx', kind='pair', metric='accuracy', category='classification', langs=_L('de en es fr ja ko zh'),
+         langs=_codes('ar bg de el en es fr hi ru sw th tr ur vi zh'), labels=MNLI, train_on='mnli',
+         hub='google/xtreme', licence='CC BY-NC 4.0', paper='arXiv:1809.05053'),
+    Task(name='pawsx', kind='pair', metric='accuracy', category='classification', langs=_codes('de en es fr ja ko zh'),
          labels=('different','paraphrase'), epochs=5, hub='google/xtreme', paper='arXiv:1908.11828'),
-    Task(name='udpos', kind='tags', metric='span_f1', category='tagging', langs=_L(_L33), more=_L('lt pl ro uk wo'),
-         labels=UPOS, epochs=10, hub='google/xtreme', paper='arXiv:2004.10643'),
-    Task(name='panx', kind='tags', metric='span_f1', category='tagging', langs=_L(_L33+' bn jv ka ml ms my sw'),
-         more=_L('az gu lt pa pl qu ro uk'), labels=NER, epochs=10, hub='google/xtreme',
+    Task(name='udpos', kind='tags', metric='span_f1', category='tagging', langs=_codes(_UDPOS),
+         more=_codes('lt pl ro uk wo'), labels=UPOS, epochs=10, hub='google/xtreme', paper='arXiv:2004.10643'),
+    Task(name='panx', kind='tags', metric='span_f1', category='tagging', langs=_codes(_UDPOS+' bn jv ka ml ms my sw'),
+         more=_codes('az gu lt pa pl qu ro uk'), labels=NER, epochs=10, hub='google/xtreme',
          paper='Pan et al. 2017, ACL P17-1178'),
-    Task(name='xquad', kind='span', metric='qa', category='qa', langs=_L('ar de el en es hi ru th tr vi zh'),
+    Task(name='xquad', kind='span', metric='qa', category='qa', langs=_codes('ar de el en es hi ru th tr vi zh'),
          more=('ro',), train_on='squad_v1', select_on='squad_v1', batch_size=16, max_length=384, hub='google/xtreme',
          licence='CC BY-SA 4.0', paper='arXiv:1910.11856'),
-    Task(name='mlqa', kind='span', metric='mlqa', category='qa', langs=_L('ar de en es hi vi zh'),
+    Task(name='mlqa', kind='span', metric='mlqa', category='qa', langs=_codes('ar de en es hi vi zh'),
          train_on='squad_v1', select_on='squad_v1', batch_size=16, max_length=384, hub='google/xtreme',
          licence='CC BY-SA 3.0', paper='arXiv:1910.07475'),
-    Task(name='tydiqa', kind='span', metric='qa', category='qa', langs=_L('ar bn en fi id ko ru sw te'),
+    Task(name='tydiqa', kind='span', metric='qa', category='qa', langs=_codes('ar bn en fi id ko ru sw te'),
          batch_size=16, max_length=384, hub='google/xtreme', licence='Apache 2.0', paper='arXiv:2003.05002'),
-    Task(name='bucc2018', kind='retrieval', metric='bitext_f1', category='retrieval', langs=_L('de fr ru zh'),
+    Task(name='bucc2018', kind='retrieval', metric='bitext_f1', category='retrieval', langs=_codes('de fr ru zh'),
          search='mined', threshold_split='dev', max_length=512, folder=True,
          paper='Zweigenbaum et al. 2018, BUCC shared task'),
-    Task(name='tatoeba', kind='retrieval', metric='retrieval_accuracy', category='retrieval', langs=_L(_L36),
-         more=_L('az lt pl ro uk'), search='nearest', max_length=512, hub='google/xtreme', licence='CC BY 2.0 FR',
+    Task(name='tatoeba', kind='retrieval', metric='retrieval_accuracy', category='retrieval', langs=_codes(_TATOEBA),
+         more=_codes('az lt pl ro uk'), search='nearest', max_length=512, hub='google/xtreme', licence='CC BY 2.0 FR',
          paper='arXiv:1812.10464'))
 
 # %% ../../nbs/catalog/10_tasks.ipynb #8ab642e7
 XTREME_R = (
     Task(name='xcopa', kind='choice', metric='accuracy', category='classification',
-         langs=_L('et ht id it qu sw ta th tr vi zh'), train_on='copa', select_on='copa', epochs=5, max_length=128,
+         langs=_codes('et ht id it qu sw ta th tr vi zh'), train_on='copa', select_on='copa', epochs=5, max_length=128,
          hub='cambridgeltl/xcopa', licence='CC BY 4.0', paper='arXiv:2005.00333'),
     Task(name='lareqa', kind='retrieval', metric='mean_average_precision', category='retrieval',
-         langs=_L('ar de el en es hi ru th tr vi zh'), train_on='squad_v1', select_on='squad_v1', search='ranked',
+         langs=_codes('ar de el en es hi ru th tr vi zh'), train_on='squad_v1', select_on='squad_v1', search='ranked',
          dual=True, epochs=3, batch_size=16, negatives=4, max_length=256, query_length=96, folder=True,
          hub='google-research-datasets/lareqa', licence='CC BY-SA 4.0', paper='arXiv:2004.05484'),
     Task(name='mewslix', kind='retrieval', metric='mean_average_precision', category='retrieval',
-         langs=_L('ar de en es fa ja pl ro ta tr uk'), search='ranked', shared_candidates=True, dual=True, epochs=2,
+         langs=_codes('ar de en es fa ja pl ro ta tr uk'), search='ranked', shared_candidates=True, dual=True, epochs=2,
          batch_size=32, negatives=8, max_length=64, folder=True, paper='arXiv:2104.07412'))
 BESIDE = (
-    Task(name='bucc2018_gold', kind='retrieval', metric='bitext_f1', category='beside', langs=_L('de fr ru zh'),
+    Task(name='bucc2018_gold', kind='retrieval', metric='bitext_f1', category='beside', langs=_codes('de fr ru zh'),
          search='mined', max_length=512, hub='google/xtreme', paper='Zweigenbaum et al. 2018, BUCC shared task'),
-    Task(name='masakhaner', kind='tags', metric='span_f1', category='beside', langs=_L(_AFRICA), labels=NER,
+    Task(name='masakhaner', kind='tags', metric='span_f1', category='beside', langs=_codes(_AFRICA), labels=NER,
          train_on='panx', select_on='panx', epochs=10, hub='masakhane/masakhaner2', licence='CC BY-NC 4.0',
          paper='arXiv:2210.12391'))
 
@@ -135,7 +135,7 @@ INTERMEDIATES = (
          hub='allenai/social_i_qa', paper='arXiv:1904.09728'),
     Task(name='stsb', kind='score', metric='pearson', category='other', langs=('en',), hub='nyu-mll/glue',
          paper='arXiv:1708.00055'))
-TEXT = Task(name='text', kind='text', metric='accuracy', category='other', langs=_L(_L33+' bn jv ka ml ms my sw'),
+TEXT = Task(name='text', kind='text', metric='accuracy', category='other', langs=_codes(_UDPOS+' bn jv ka ml ms my sw'),
             paper='plain text for pretraining, see the origin')
 
 tasks = table(*XTREME, *XTREME_R, *BESIDE, *INTERMEDIATES, TEXT)
