@@ -50,7 +50,7 @@ class Steps:
     query_length:int=declared(0, low=0, high=10**6)   # of a dual encoder: tokens of a query; 0 for max_length
     order:str=declared('bucketed', values=ORDERS)
     precision:str=declared('auto', values=PRECISIONS)
-    padding:str=declared('auto', values=PADDING)      # 'auto': none in the encoder where the GPU's kernel allows
+    padding:str=declared('auto', values=PADDING)      # 'auto': no padding in the encoder if the GPU supports it
     compile:bool=False                                # compile the encoder; if that fails, the log states the reason
     recompute:bool=False                              # gradient checkpointing: less memory, more computation
     optimiser:str=declared('adamw', values=OPTIMISERS)

@@ -67,7 +67,7 @@ class Settings:
     reports_path:Path            # rendered reports and the site
     artifacts_path:Path          # the store
     mirror:Path                  # local copies of data sets of the hub, <mirror>/<owner>/<name>
-    folders:Path|None=None       # licensed or packaged data, <folders>/<task>; None if there is none
+    folders:Path|None=None       # data with a licence or in an archive, <folders>/<task>; None if there is none
     kernel_name:str = 'python3'  # Jupyter kernel that executes the notebooks
     data:str = 'mini'            # default origin of data, one of `ORIGINS`
     devices:int|None = None      # processes that train one model; None for one per GPU, or one without a GPU

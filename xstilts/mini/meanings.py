@@ -251,13 +251,13 @@ def _relations_of_negated(p, h):
 def label(
     p:Event,     # the premise
     h:Event,     # the hypothesis
-)->str|None:     # one of `LABELS`; None where the two do not describe the same event
+)->str|None:     # one of `LABELS`; None if the two do not describe the same event
     "The inference label of a pair of meanings"
     relation = compare(positive(p), positive(h))
     if relation is None: return None
-    holds = {f'p {relation} h'}
-    if p.neg: holds.update(_relations_of_negated(positive(p), positive(h)))
-    found = (l for p_neg,h_neg,relation,l in TRUTH_TABLE if (p_neg,h_neg)==(p.neg,h.neg) and relation in holds)
+    true = {f'p {relation} h'}
+    if p.neg: true.update(_relations_of_negated(positive(p), positive(h)))
+    found = (l for p_neg,h_neg,relation,l in TRUTH_TABLE if (p_neg,h_neg)==(p.neg,h.neg) and relation in true)
     return next(found, 'neutral')
 
 # %% ../../nbs/mini/00_meanings.ipynb #0c40e82c

@@ -348,5 +348,5 @@ def rows(
     choose('language of the miniature world', lang, LANGS)
     choose(f'split of {task} in the miniature world', split, SIZES[task])
     n = SIZES[task][split]
-    made = MAKERS[task](lang, split, min(n, limit or n), seed)
-    return [_identified(o, i, task, split, lang) for i,o in enumerate(made)]
+    items = MAKERS[task](lang, split, min(n, limit or n), seed)
+    return [_identified(o, i, task, split, lang) for i,o in enumerate(items)]
