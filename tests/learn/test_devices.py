@@ -108,7 +108,7 @@ def test_a_number_of_devices_that_is_none(tmp_path):
     "An invalid number of devices or kind of sharding is an error that names it."
     for given in ('two', '0'):
         res = trained(tmp_path, given)
-        assert res.returncode and f"XSTILTS_DEVICES is '{given}': a number of processes from 1 wanted" in res.stderr
+        assert res.returncode and f"XSTILTS_DEVICES is '{given}': it must be a whole number" in res.stderr
     res = trained(tmp_path, 1000)
     assert res.returncode and f'devices is 1000, and this machine has {os.cpu_count()} core' in res.stderr
     res = trained(tmp_path, 2, 'zero')

@@ -156,14 +156,14 @@ def unix_socket(folder):
 
 
 BAD = {
-    code: 'config.json names code of its own',
-    tokenizer_code: 'tokenizer_config.json names code of its own',
+    code: 'config.json names Python code',
+    tokenizer_code: 'tokenizer_config.json names Python code',
     adapter: 'this is an adapter of another model',
     weights_elsewhere: 'names weights in another folder',
     absolute_weights: 'names weights in another folder',
-    lost_weights: 'names model-2.safetensors, which is not there',
+    lost_weights: 'names model-2.safetensors, which does not exist',
     device: 'vocab.txt is a device',
-    dead_link: 'vocab.txt is a link that leads nowhere',
+    dead_link: 'vocab.txt is a broken link',
     folder_for_file: 'vocab.txt is a folder',
     pipe: 'config.json is a named pipe',
     unix_socket: 'vocab.txt is a socket',
@@ -205,7 +205,7 @@ def study(tmp_path, data, model):
     return str(file)
 
 
-PLANS = [('mini', 'somebody/encoder', "model 'somebody/encoder' is no row and no folder"),
+PLANS = [('mini', 'somebody/encoder', "model 'somebody/encoder' is neither a row of the table nor a folder"),
     ('hub', 'xlmr-base', 'is not on this machine')]
 
 

@@ -81,7 +81,7 @@ WRONG = {  # text of settings.ini -> part of the message
     '[DEFAULT]\nmirror = $GONE/x\n': 'the environment variable GONE, which is not set',
     '[DEFAULT]\nmirror = ~nobody-here/x\n': 'a user who is not known',
     '[DEFAULT]\ndata = cloud\n': "unknown data origin 'cloud'",
-    '[DEFAULT]\ndevices = 1.5\n': 'a number of processes from 1 wanted'}
+    '[DEFAULT]\ndevices = 1.5\n': 'it must be a whole number of processes, at least 1'}
 
 
 @pytest.mark.parametrize('text', WRONG)
@@ -128,9 +128,9 @@ DAMAGED = (  # text of models.yaml, and part of the message for a study that nam
     ('tiny: {pretrain_hidden: 30}\n', 'hidden 30 cannot be divided among 4 heads'),
     ('tiny: {pretrain_langs: fi}\n', "unknown language of the miniature world in pretrain_langs 'fi'"),
     ('tiny: {layer: 1}\ntiny: {layer: 2}\n', "line 2: 'tiny' is given twice"),
-    ('tiny: {? [a] : 1}\n', 'a name is text'),
+    ('tiny: {? [a] : 1}\n', 'a name must be a string'),
     ('tiny: &a {<<: *a}\n', 'contains itself'),
-    (NESTED+'tiny: {layer: 1}\n', 'a list may hold texts and numbers only'),
+    (NESTED+'tiny: {layer: 1}\n', 'a list may contain only strings and numbers'),
     ('tiny: '+'['*5000, 'nested more than 12 deep'),
     ('tiny: {source: '+'x'*2_000_000+'}\n', 'more than 1,000,000 bytes'),
     (b'tiny: {source: \xff}\n', 'not text in UTF-8'),
@@ -141,7 +141,7 @@ def first_characters(value): return str(value)[:30]
 
 
 @pytest.mark.parametrize('text,words', DAMAGED, ids=first_characters)
-@pytest.mark.filterwarnings('ignore:.*is damaged, its models cannot be used')
+@pytest.mark.filterwarnings('ignore:.*is damaged; its models cannot be used')
 def test_damaged_models(folder, text, words):
     "A study that names the model gets an error with file and line; other studies are sound."
     path = folder/'params'/'models.yaml'
@@ -158,7 +158,7 @@ def test_damaged_models(folder, text, words):
 def test_a_damaged_file_gives_a_warning(folder):
     "A damaged models.yaml gives a warning, and its sound rows remain usable."
     (folder/'params'/'models.yaml').write_text('tiny: [\n')
-    message = 'models.yaml is damaged, its models cannot be used: line 2: not readable as YAML'
+    message = 'models.yaml is damaged; its models cannot be used: line 2: not readable as YAML'
     with pytest.warns(UserWarning, match=message): found = own_models()
     assert len(found.errors())==1
     (folder/'params'/'models.yaml').write_text('tiny: {layer: one}\nother: {lr: 2}\ngood: {lr: 1e-3}\n')

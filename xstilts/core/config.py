@@ -28,16 +28,16 @@ def table(
 
 # %% ../../nbs/core/05_config.ipynb #295450b2
 def nearest(
-    value:str,   # the name as it was written
+    value:str,   # a name that does not exist
     allowed,     # the names that exist
 )->str|None:     # the most similar of them; None if none is similar
-    "The name that was probably meant"
+    "The name that the user probably meant"
     return next(iter(difflib.get_close_matches(str(value), [str(o) for o in allowed], n=1, cutoff=.5)), None)
 
 # %% ../../nbs/core/05_config.ipynb #07cd38dd
 def unknown(
-    what:str,  # what is named, such as 'task'
-    value,     # the name as it was written
+    what:str,  # the type of the named thing, such as 'task'
+    value,     # a name that does not exist
     allowed,   # the names that exist
 )->str:        # one sentence
     "The error message for a name that does not exist: the value, the nearest name and the allowed ones"
@@ -46,17 +46,17 @@ def unknown(
     return f"unknown {what} {quoted(value)}{guess} allowed: {' '.join(map(str, allowed))}"
 
 def choose(
-    what:str,  # what is named, such as 'task'
-    value,     # the name as it was written
+    what:str,  # the type of the named thing, such as 'task'
+    value,     # a name
     allowed,   # a table or the names that exist
 ):             # `allowed[value]` for a table, else `value`
-    "The row or the name that `value` names; an unknown name is an error"
+    "Look up a name in a table or a list of names; an unknown name is an error"
     if value not in allowed: raise ValueError(unknown(what, value, allowed))
     return allowed[value] if hasattr(allowed, 'keys') else value
 
 # %% ../../nbs/core/05_config.ipynb #b6246a4d
 ORIGINS = ('mini','hub','mirror')  # of data: the miniature world, the Hugging Face hub, local copies of the hub
-SHARDING = ('none','fsdp')         # each device holds all weights of a model, or a part of them
+SHARDING = ('none','fsdp')         # each device stores all weights of a model, or a part of them
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -67,7 +67,7 @@ class Settings:
     reports_path:Path            # rendered reports and the site
     artifacts_path:Path          # the store
     mirror:Path                  # local copies of data sets of the hub, <mirror>/<owner>/<name>
-    folders:Path|None=None       # licensed or packaged data, <folders>/<task>; None if there is none
+    folders:Path|None=None       # data with a licence or in an archive, <folders>/<task>; None if there is none
     kernel_name:str = 'python3'  # Jupyter kernel that executes the notebooks
     data:str = 'mini'            # default origin of data, one of `ORIGINS`
     devices:int|None = None      # processes that train one model; None for one per GPU, or one without a GPU
@@ -106,7 +106,7 @@ KEYS = table(
 VARIABLE = r'\$(?:([A-Za-z_]\w*)|\{(.*?)\})'
 
 def expanded(
-    text:str,  # a path as it was written
+    text:str,  # a path as the file or the environment states it
 )->str:        # the path with the values of `~` and of environment variables
     "Expand the home directory and environment variables in a path"
     def value(m):
@@ -134,7 +134,7 @@ def _count(given:str)->int|None:
     "A number of devices; None for an empty string"
     if given and not (given.isdecimal() and int(given)):
         raise ValueError(f"devices in settings.ini or XSTILTS_DEVICES is {given!r}: "
-            "a number of processes from 1 wanted, or nothing for one per GPU")
+            "it must be a whole number of processes, at least 1, or empty for one per GPU")
     return int(given) if given else None
 
 def _path(key:Key, root:Path, ini:dict)->Path|None:
@@ -166,7 +166,7 @@ def _read(root:Path, path:Path|None, stamp:tuple, given:tuple)->Settings:
 def settings(
     start:Path|str|None=None,  # a folder at or below that of settings.ini; None for the current folder
 )->Settings:
-    "The settings of a folder: environment before settings.ini before defaults"
+    "The settings of a folder; environment variables override settings.ini, which overrides the defaults"
     start = Path(start or '.').resolve()
     path = next((o/'settings.ini' for o in (start, *start.parents) if (o/'settings.ini').is_file()), None)
     stat = path.stat() if path else None
@@ -196,7 +196,7 @@ def notebook_names(
 def notebook_path(
     name:str,  # without .ipynb
 )->Path:
-    "The file of a notebook, in the first folder that contains it"
+    "The path of a notebook, in the first folder that contains it"
     places = [o/f'{name}.ipynb' for o in notebook_folders()]
     found = next((o for o in places if o.is_file()), None)
     if found is None: raise ValueError(unknown('notebook', name, notebook_names()))

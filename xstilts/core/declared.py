@@ -20,17 +20,17 @@ TYPES = (bool,int,float,str)  # of settings
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    "The values that a setting takes"
+    "The declaration of a setting: its name, its type and its allowed values"
     name:str
     type:type                 # one of `TYPES`; whole numbers are valid floats
     optional:bool=False       # is None a value?
-    low:float|None=None       # inclusive lower bound; None for none, as below
+    low:float|None=None       # inclusive lower bound; None for no bound, as in the next three fields
     above:float|None=None     # exclusive lower bound
     high:float|None=None      # inclusive upper bound
     below:float|None=None     # exclusive upper bound
     values:tuple[str,...]=()  # the allowed strings; () for any
     pattern:str=''            # regular expression that a complete string matches; '' for any
-    form:str='text'           # a description of such a string, for error messages
+    form:str='text'           # description of the strings that match, for error messages
 
 _TYPE_NAMES = MappingProxyType({bool: 'true or false', int: 'a whole number', float: 'a number'})
 _LIMIT_NAMES = MappingProxyType(dict(low='at least', above='above', high='at most', below='below'))
@@ -38,7 +38,7 @@ _LIMIT_NAMES = MappingProxyType(dict(low='at least', above='above', high='at mos
 def describe_allowed(
     setting:Setting,  # a declaration
 )->str:               # a phrase for error messages
-    "Describe the values that a setting takes"
+    "Describe the allowed values of a setting"
     given = [(words, getattr(setting, limit)) for limit,words in _LIMIT_NAMES.items()]
     limits = [f'{words} {limit:,}' for words,limit in given if limit is not None]
     what = _TYPE_NAMES.get(setting.type, setting.form)
@@ -46,7 +46,7 @@ def describe_allowed(
 
 # %% ../../nbs/core/10_declared.ipynb #33a5f0a3
 def _has_type(setting:Setting, value)->bool:
-    "Is a value of the setting's type? A bool is not a number here, and numbers are finite"
+    "Does a value have the setting's type? A bool is not a number here, and numbers are finite"
     if setting.type is bool: return isinstance(value, bool)
     if setting.type is str: return isinstance(value, str)
     if isinstance(value, bool) or not isinstance(value, (int, setting.type)): return False
@@ -68,7 +68,7 @@ def refusal_reason(
     setting:Setting,  # a declaration
     value,            # of any type
 )->str:               # one sentence; '' if the value is valid
-    "The reason why a value is refused"
+    "The reason why a setting rejects a value"
     if value is None and setting.optional: return ''
     if _has_type(setting, value):
         if setting.values: return '' if value in setting.values else unknown(setting.name, value, setting.values)
@@ -79,7 +79,7 @@ def check_value(
     setting:Setting,  # a declaration
     value,            # of any type
 ):
-    "Raise `ValueError` for a value that the setting does not take"
+    "Raise `ValueError` for a value that the setting does not allow"
     reason = refusal_reason(setting, value)
     if reason: raise ValueError(reason)
 
@@ -124,7 +124,7 @@ def _unquote(setting, written)->str:
 
 # %% ../../nbs/core/10_declared.ipynb #93e8e8e5
 def declared(
-    default,   # value of the field where none is passed
+    default,   # value of the field if none is passed
     **limits,  # as in `Setting`: low, above, high, below, values, pattern, form
 ):             # a field of a dataclass
     "A dataclass field with a default and a range"
@@ -144,7 +144,7 @@ def settings_of(
     return MappingProxyType(res)
 
 def check_fields(
-    made,  # an instance of a dataclass
+    instance,  # of a dataclass
 ):
-    "Raise `ValueError` if a field of an instance has a value that its declaration does not take"
-    for name,setting in settings_of(type(made)).items(): check_value(setting, getattr(made, name))
+    "Raise `ValueError` if a field of an instance has a value that its declaration does not allow"
+    for name,setting in settings_of(type(instance)).items(): check_value(setting, getattr(instance, name))

@@ -33,20 +33,20 @@ def file_digest(
     return h.hexdigest()
 
 # %% ../../nbs/core/15_files.ipynb #c3c38343
-SETTLED = 2*10**9  # nanoseconds after a change; from then on, another change shows a different time
+SETTLED = 2*10**9  # nanoseconds; a change later than this has another timestamp than the one before
 _known = {}        # path -> (its stamp, its checksum)
 
 def file_stamp(
     path:Path,  # a file
 )->list[int]:   # size, time of the last write, time of the last change, inode
-    "Numbers that change when a file is written to"
+    "Numbers that change when the file is written"
     s = os.stat(path)
     return [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino]
 
 def is_settled(
     stamp:list[int],  # as `file_stamp` returns it
 )->bool:
-    "Was the last change of a file long enough ago that the stamp shows every later one?"
+    "Was the last change of a file so long ago that any later change gives another stamp?"
     return time.time_ns()-stamp[2]>SETTLED
 
 def digest_once(
@@ -63,13 +63,13 @@ def digest_once(
 # %% ../../nbs/core/15_files.ipynb #1b8a3524
 @lru_cache
 def machine()->str:
-    "Eight hexadecimal digits for this machine; a container has its own process ids and so its own digits"
+    "Eight hexadecimal digits that identify this machine; a container has its own process ids, hence its own digits"
     namespace = Path('/proc/self/ns/pid')
     number = namespace.stat().st_ino if namespace.exists() else 0
     return hashlib.blake2b(f'{socket.gethostname()} {number}'.encode(), digest_size=4).hexdigest()
 
 def owner()->str:
-    "Machine and process id of this process, as temporary names contain them"
+    "The part of a temporary name that identifies machine and process"
     return f'{machine()}.{os.getpid()}'
 
 # Matches the names that `temporary` returns, with or without a suffix
@@ -104,7 +104,7 @@ def atomic_file(
     to:Path,            # where the file will be
     sealed:bool=False,  # with its checksum beside it?
 ):                      # the path to write to
-    "Write a file that is complete or absent"
+    "Write a file atomically: it is complete or absent"
     tmp = temporary(to)
     try:
         yield tmp
@@ -117,7 +117,7 @@ def atomic_folder(
     to:Path,            # where the folder will be; an existing folder is kept
     sealed:bool=False,  # with its manifest?
 ):                      # the folder to write into
-    "Write a folder that is complete or absent"
+    "Write a folder atomically: it is complete or absent"
     tmp = temporary(to)
     shutil.rmtree(tmp, ignore_errors=True)
     tmp.mkdir(parents=True)
@@ -154,32 +154,32 @@ def seal_of(
     return path.with_name(f'{path.name}.blake2b')
 
 def commit_sealed(
-    made:Path,  # a finished file
-    to:Path,    # its final path, in the same file system
+    finished:Path,  # a complete file
+    to:Path,        # its final path, in the same file system
 ):
     "Move a finished file to its final path and write its checksum beside it"
-    line = f'{file_digest(made)}  {to.name}\n'
+    line = f'{file_digest(finished)}  {to.name}\n'
     seal_of(to).unlink(missing_ok=True)  # after a kill, a checksum may be missing but is never wrong
-    os.replace(made, to)
+    os.replace(finished, to)
     with atomic_file(seal_of(to)) as tmp: tmp.write_text(line, encoding='utf-8')
 
 # %% ../../nbs/core/15_files.ipynb #614884ef
 def sealed_file(
     to:Path,  # where the file will be
 ):            # context manager; the path to write to
-    "`atomic_file` with a checksum"
+    "Write a file atomically, with its checksum beside it"
     return atomic_file(to, sealed=True)
 
 def sealed_folder(
     to:Path,  # where the folder will be
 ):            # context manager; the folder to write into
-    "`atomic_folder` with a manifest"
+    "Write a folder atomically, with its manifest"
     return atomic_folder(to, sealed=True)
 
 # %% ../../nbs/core/15_files.ipynb #727879b9
 def unreadable(
     path:Path,  # a file or a folder
-    opens,      # a reader, path -> anything; raises `ValueError` for contents that make no sense
+    opens,      # a reader, path -> anything; raises `ValueError` for invalid contents
 )->str:         # '' if the reader succeeds
     "The reason why a reader cannot open a path"
     try: opens(path)
@@ -260,7 +260,7 @@ def _difference(path, entry, compare)->str:
     return ''
 
 def _unsealed_damage(folder, opens, read)->str:
-    "What is wrong with a folder without a manifest; it is sealed if the reader succeeds"
+    "What is wrong with a folder without a manifest; if the reader succeeds, the folder is sealed"
     if opens is None: return f'its file {MANIFEST} is missing'
     if read==():
         sizes = [o.stat().st_size for o in folder.iterdir()]
@@ -271,16 +271,16 @@ def _unsealed_damage(folder, opens, read)->str:
 
 # %% ../../nbs/core/15_files.ipynb #b42fe672
 def file_lock(
-    path:Path,         # the lock file; it is created where it is missing, and stays
+    path:Path,         # the lock file; it is created if it is missing, and never removed
     timeout:float=-1,  # seconds to wait before `filelock.Timeout`; -1 to wait without limit
 )->FileLock:           # context manager
-    "A lock on a file, which one process holds at a time"
+    "A lock that only one process holds at a time"
     return FileLock(path, timeout=timeout, fallback_to_soft=False)
 
 # %% ../../nbs/core/15_files.ipynb #09833a56
-class DamageWarning(UserWarning): "A result in the store was damaged"
+class DamageWarning(UserWarning): "A result in the store is damaged"
 
-_shown = {}  # registry of the warnings that were shown
+_shown = {}  # registry of the warnings that have been shown
 
 def warn(
     message:str,  # one sentence
@@ -291,7 +291,7 @@ def warn(
 def store_path(
     path:Path,  # of a file, in the store or elsewhere
 )->str:         # relative to the store; the name alone for other files
-    "A path as messages show it"
+    "Format a path for a message"
     root = settings().artifacts_path
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
@@ -305,7 +305,7 @@ def quarantine(
     path:Path,  # a damaged file or folder
     why:str,    # what is wrong with it
 ):
-    "Move something damaged and its checksum to `quarantine_folder`, with a warning"
+    "Move a damaged result and its checksum to `quarantine_folder`, with a warning"
     names = (f'{path.name}.{i}' for i in count())
     to = next(o for o in (quarantine_folder()/n for n in names) if not os.path.lexists(o))
     shutil.move(path, to)

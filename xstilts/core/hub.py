@@ -34,7 +34,7 @@ def entries(
     res = []
     for o in sorted(os.scandir(folder), key=lambda o: o.name):
         try: found = o.stat()
-        except OSError as e: raise _bad(folder, f'{o.name} is a link that leads nowhere ({e.strerror})') from e
+        except OSError as e: raise _bad(folder, f'{o.name} is a broken link ({e.strerror})') from e
         kind = stat.filemode(found.st_mode)[0]
         if kind=='d' and not is_model_file(o.name): continue
         if kind in NOT_FILES: raise _bad(folder, f'{o.name} is {NOT_FILES[kind]}, and only files are read; remove it')
@@ -45,7 +45,7 @@ def entries(
 def check_folder(
     folder:Path|str,  # a model folder
 ):
-    "Raise `ValueError` for a folder with Python code, an adapter, weights outside the folder, or pipes and devices"
+    "Raise `ValueError` for a folder that has Python code, weights elsewhere or special files, or is an adapter"
     _check_folder(str(folder), entries(folder))
 
 @lru_cache(maxsize=64)
@@ -72,7 +72,7 @@ def refuse_code(
     "Raise `ValueError` for a config that names Python code"
     if not config.get('auto_map'): return
     advice = 'if `transformers` has its model_type built in, remove auto_map from the file'
-    raise ValueError(f"{where} names code of its own (auto_map), which is never run; {advice}")
+    raise ValueError(f"{where} names Python code (auto_map), which is never run; {advice}")
 
 def _check_index(folder, name, names):
     "Every file that an index of weights names must be in the folder itself"
@@ -82,7 +82,7 @@ def _check_index(folder, name, names):
         if o in names: continue
         elsewhere = '/' in o or '\\' in o
         if elsewhere: raise _bad(folder, f'{name} names weights in another folder ({o}); only files beside it are read')
-        raise _bad(folder, f'{name} names {o}, which is not there')
+        raise _bad(folder, f'{name} names {o}, which does not exist')
 
 # %% ../../nbs/core/20_hub.ipynb #2c65b438
 def content_fingerprint(
@@ -114,7 +114,7 @@ def reachable()->bool:
     return bool(answers)
 
 def _request(endpoint, answers):
-    "Append to `answers` if the host answers, with an error or without"
+    "Append to `answers` if the host answers, even with an error"
     import ssl
     from http.client import HTTPException
     from urllib.error import HTTPError,URLError
@@ -127,7 +127,7 @@ def _request(endpoint, answers):
     answers.append(True)
 
 # %% ../../nbs/core/20_hub.ipynb #57cd1dd1
-_FETCH = "`xstilts data hub --fetch STUDY` downloads what a study needs, where there is a network"
+_FETCH = "`xstilts data hub --fetch STUDY` downloads what a study needs, on a machine with network access"
 
 def _not_cached(repo): return HubUnavailable(f"{repo} is not on this machine, and the hub cannot be reached; {_FETCH}")
 
@@ -183,4 +183,4 @@ def _announce_download(repo, config, split, revision):
     cached = try_to_load_from_cache(repo, 'README.md', repo_type='dataset', revision=revision)
     if isinstance(cached, str): return
     what = f"{repo} ({config or 'default'}, {split})"
-    print(f"downloading {what} from the hub: keys contain a fingerprint of the rows", file=sys.stderr)
+    print(f"downloading {what} from the hub, because keys contain a fingerprint of the rows", file=sys.stderr)
