@@ -193,7 +193,7 @@ def test_mewslix_from_a_folder(folder, tmp_path):
 def test_mewslix_without_training_rows(folder):
     "The file that lacks is named, and what can be done without it; then it is another measure, which is told."
     (folder/'wikipedia_pairs-train.jsonl').unlink()
-    words = ('mewslix: wikipedia_pairs-train.jsonl is not there; '
+    words = ('mewslix: wikipedia_pairs-train.jsonl is missing; '
         '.*`dual: false` scores the encoder without this training')
     with pytest.raises(ValueError, match=words): score_key(mewslix())
     res = read_json(run_experiment(mewslix(dual=False)))
