@@ -82,8 +82,8 @@ def test_contradictory_is_contradiction(folders):
 
 # text of a file in SQuAD's format, part of the message
 ODD_QUESTIONS = [
-    ('[]', 'an object expected, not a list'),
-    ('{}', "'data' is not there"),
+    ('[]', 'expected an object, found list'),
+    ('{}', "'data' is missing"),
     ('{"data": 5}', 'column data holds 5, not a list'),
     ('{"data": [', 'line 1: not JSON'),
     ('{"data": [{"paragraphs": [5]}]}', 'the row holds 5, not an object with context'),
@@ -91,8 +91,8 @@ ODD_QUESTIONS = [
     (json.dumps(SQUAD).replace('"answer_start": 0', '"answer_start": "0"'),
         "column answer_start holds '0', not a whole number")]
 ODD_LINES = [
-    ('5', 'an object expected, not a int'),
-    ('{}', "'sentence_pair_id' is not there"),
+    ('5', 'expected an object, found int'),
+    ('{}', "'sentence_pair_id' is missing"),
     (json.dumps(JNLI|dict(sentence1=None)), 'column sentence1 holds None, not a text'),
     (json.dumps(JNLI|dict(label=['a'])), "column label holds ['a'], not a text"),
     (json.dumps(JNLI|dict(sentence_pair_id=[7])), 'column id holds [7], not a text or a whole number')]

@@ -69,10 +69,10 @@ def test_several_translations(folder, tmp_path):
 def test_a_pair_without_its_sentence_is_an_error(folder):
     "A gold pair whose sentence is missing, or whose ids are in the wrong order, is an error."
     write(folder, 'test', FOREIGN, ENGLISH, [*CLEAN, ('d9', 'e5')])
-    lost = "bucc2018 in de: de-en.test.gold: 'd9' in column 1 is the id of no sentence there, 1 of 6 pairs"
+    lost = "bucc2018 in de: de-en.test.gold: no sentence has the id 'd9' of column 1, 1 of 6 pairs lack"
     with pytest.raises(ValueError, match=lost): load('hub', 'bucc2018', 'test', 'de')
     write(folder, 'test', FOREIGN, ENGLISH, [(b, a) for a, b in CLEAN])
-    with pytest.raises(ValueError, match='a line is the foreign id, a tab, the English id'):
+    with pytest.raises(ValueError, match='a line must be a foreign id, a tab and an English id'):
         load('hub', 'bucc2018', 'test', 'de')
 
 

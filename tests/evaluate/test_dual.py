@@ -193,7 +193,7 @@ def test_mewslix_from_a_folder(folder, tmp_path):
 def test_mewslix_without_training_rows(folder):
     "The error names the missing file and the alternative; the alternative measures something else and warns of it."
     (folder/'wikipedia_pairs-train.jsonl').unlink()
-    words = ('mewslix: wikipedia_pairs-train.jsonl is not there; '
+    words = ('mewslix: wikipedia_pairs-train.jsonl is missing; '
         '.*`dual: false` scores the encoder without this training')
     with pytest.raises(ValueError, match=words): score_key(mewslix())
     res = read_json(run_experiment(mewslix(dual=False)))

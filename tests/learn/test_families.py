@@ -341,7 +341,7 @@ def test_a_foreign_tokenizer_is_refused(family, folders):
     with pytest.raises(ValueError, match='the embedding table ends at'): fits(encoder, longer, family)
     other = tokenizer(folders['mmbert' if family in ('xlmr', 'xlmr_xl') else 'xlmr'])
     if family not in ('bert', 'minilm'):
-        fault = 'the embedding table ends at|padding is piece'
+        fault = 'the embedding table ends at|padding is token'
         with pytest.raises(ValueError, match=fault): fits(encoder, other, family)
 
 

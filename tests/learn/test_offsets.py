@@ -64,7 +64,7 @@ def unigram(normalizer):
 
 
 def byte_level():
-    "A tokenizer like RoBERTa's and ModernBERT's: a token begins with the space, a character may be several tokens"
+    "Like RoBERTa's and ModernBERT's: the space belongs to the token after it, and a character may have several tokens"
     backend = Tokenizer(models.BPE())
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -73,7 +73,7 @@ def byte_level():
 
 
 def spaces_kept():
-    "A tokenizer like mmBERT's: spaces become a mark, unknown characters their bytes"
+    "Like mmBERT's: spaces become a mark, and characters without a token become bytes"
     backend = Tokenizer(models.BPE(byte_fallback=True, unk_token='<unk>'))
     backend.normalizer = normalizers.Replace(' ', '▁')
     backend.pre_tokenizer = pre_tokenizers.Split(Regex('▁'), 'merged_with_next')
@@ -112,7 +112,7 @@ def row_of(rng):
 
 
 def given_back(row, encoded, i):
-    "The text that `answers` decodes for the labelled subwords of an example"
+    "The text that `answers` decodes for the labelled tokens of an example"
     at = slice(encoded.starts[i], encoded.starts[i+1])
     out = torch.zeros(1, at.stop-at.start, 2)
     out[0, encoded.y['span'][i], [0, 1]] = 9.
@@ -140,7 +140,7 @@ def test_labelled_pieces_give_the_answer_back(name):
 
 
 def test_any_character_can_be_an_answer():
-    "With one subword per character, every run of complete characters decodes to itself, composed or not."
+    "With one token per character, every run of whole characters comes back, composed or not."
     tok, rng = TOKENIZERS['characters'](), random.Random(1)
     for _ in range(200):
         words = unicodedata.normalize('NFC', ''.join(rng.choices(WORDS, k=3)))
@@ -155,7 +155,7 @@ def test_any_character_can_be_an_answer():
 
 @pytest.mark.parametrize('name', TOKENIZERS)
 def test_words_of_a_sentence_are_its_text(name):
-    "Words encoded one by one give the subwords of the sentence as a text, including the space before each word."
+    "Words encoded one by one have the tokens of the sentence as a text, the space before each word included."
     tok = TOKENIZERS[name]()
     words = 'the old bridge is in the Nam'.split()
     row = dict(tokens=words, tags=['NOUN']*len(words))

@@ -30,8 +30,8 @@ def source_fingerprint(
     origin:str,       # a row of `origins`
     task:str,         # a row of `tasks`
     lang:str='en',    # the language of the rows
-)->str:               # digits; '' for the hub
-    "What rows are made from, and the version of the code that makes them."
+)->str:               # hexadecimal digits; '' for the hub
+    "A fingerprint of the source of rows, and the version of the code that converts them."
     found = origins[origin].fingerprint(task, lang)
     return f'{found}-{ROW_VERSIONS[task]}' if found and task in ROW_VERSIONS else found
 
@@ -39,15 +39,15 @@ def source_fingerprint(
 def text_fingerprint(
     origin:str,  # a row of `origins`
     langs,       # languages
-)->str:          # digits
-    "What plain text is made from: the contents of the languages' files, or the lexicons of the miniature."
+)->str:          # hexadecimal digits
+    "A fingerprint of the source of plain text: the files of the languages, or the lexicons of the miniature."
     file_of = origins[origin].text_file
     if file_of is None: return source_fingerprint(origin, 'text')
     return digest(' '.join(file_fingerprint(file_of(l)) for l in langs))
 
 # %% ../../nbs/data/20_load.ipynb #adf74a69
 def _stored(path, make):
-    "A Parquet file of the store, made if it is missing or damaged."
+    "The path of a Parquet file in the store, which is written if it is missing or damaged."
     import pyarrow as pa
     import pyarrow.parquet as pq
     if not is_intact(path, partial(file_damage, opens=open_parquet)):
@@ -66,13 +66,13 @@ def _rows_path(*parts): return settings().artifacts_path/'rows'/'.'.join(parts)
 
 @lru_cache(maxsize=8)
 def _real_rows(origin, task, split, lang, source):
-    "Rows of a published data set, and what was left out of them."
+    "Rows of a published data set, and a note about those left out."
     rows,note = origins[origin].read(task, split, lang, 0)
     if source: write_cached(_rows_path(origin, task, split, lang, source, 'note'), note)
     return tuple(rows), note
 
 def _real_note(origin, task, split, lang):
-    "What was left out of a published data set, from the store if it is there."
+    "A note about the rows left out of a published data set, from the store if possible."
     source = source_fingerprint(origin, task, lang)
     note = read_cached(_rows_path(origin, task, split, lang, source, 'note')) if source else None
     return _real_rows(origin, task, split, lang, source)[1] if note is None else note
@@ -81,7 +81,7 @@ def _real_note(origin, task, split, lang):
 @lru_cache(maxsize=64)
 def _loaded(
     origin, task, split, lang, limit,
-    source,   # of `source_fingerprint`, so that nothing is remembered of files that have changed
+    source,   # of `source_fingerprint`, so that rows of changed files are read again
 ):
     "The rows of `load`, through the store where the origin uses it."
     place = origins[origin]
@@ -96,11 +96,11 @@ def _loaded(
 def load(
     origin:str,      # a row of `origins`
     task:str,        # a row of `tasks`
-    split:str,       # train, dev or test; of the miniature also plain
+    split:str,       # train, dev or test; in the miniature also plain
     lang:str='en',   # the language of the rows
-    limit:int=0,     # only so many from the front; 0 for all
+    limit:int=0,     # only the first rows; 0 for all
 )->tuple[dict,...]:  # with id, lang, cluster, split and the columns of the task's kind
-    "Rows of one task, split and language."
+    "Load the rows of one task, split and language."
     place = choose('data origin', origin, origins)
     choose('task', task, tasks)
     choose(f'language of {task}', lang, place.readable(task))
@@ -114,7 +114,7 @@ def task_of(
     origin:str,  # a row of `origins`
     name:str,    # a row of `tasks`
 )->Task:
-    "The row of a task with the classes it has in an origin: those of CCG come with the training rows."
+    "The row of a task with its classes in an origin: those of CCG are the categories of the training rows."
     row = choose('task', name, tasks)
     if row.labels or row.kind not in ('pair','tags'): return row
     return _task_with_classes(origin, name, source_fingerprint(origin, name))
@@ -130,7 +130,7 @@ def langs(
     origin:str,         # a row of `origins`
     task:str,           # a row of `tasks`
 )->tuple[str,...]:      # English alone for intermediates
-    "The languages a task is tested in."
+    "The languages in which a task is tested."
     choose('task', task, tasks)
     return origins[origin].langs(task)
 
@@ -138,20 +138,20 @@ def splits(
     origin:str,         # a row of `origins`
     task:str,           # a row of `tasks`
 )->tuple[str,...]:      # by our names
-    "The splits a task can be scored on."
+    "The splits on which a task can be scored."
     return tuple(o for o in origins[origin].splits(task) if o!='train')
 
 # %% ../../nbs/data/20_load.ipynb #7c1aed20
 def train_from(
-    given:str,   # a setting: '' for the training split, a split, or 'task:split task:split'; by our name or the hub's
+    given:str,   # '' for the training split, a split, or 'task:split task:split'; names are ours or the hub's
     task:str,    # a target or an intermediate
 )->str:          # our name of the split whose English rows train the task
     "The split that trains a task; a split that trains is never scored or selected on (`Experiment` refuses it)."
     name = train_task(task)
-    pairs = dict(o.split(':') for o in given.split() if ':' in o)
-    for o in pairs: choose('task of train_from', o, tasks)
-    alone = '' if pairs else given.strip()
-    wanted = pairs.get(name, pairs.get(task, alone)) or 'train'
+    by_task = dict(o.split(':') for o in given.split() if ':' in o)
+    for o in by_task: choose('task of train_from', o, tasks)
+    for_all = '' if by_task else given.strip()
+    wanted = by_task.get(name, by_task.get(task, for_all)) or 'train'
     names = _split_names(name)
     if wanted not in names: raise ValueError(unknown(f'split of {name} in train_from', wanted, sorted(names)))
     return names[wanted]
@@ -168,16 +168,16 @@ def _split_names(task):
 # %% ../../nbs/data/20_load.ipynb #546d7774
 @dataclass(frozen=True)
 class Part:
-    "The rows of one task of an intermediate."
+    "One data set of an intermediate."
     task:str                     # a row of `tasks`
     langs:tuple[str,...]=('en',) # of the rows
     translated:bool=False        # are they translations of the English rows?
 
 @lru_cache
 def parse_part(
-    text:str,   # a task, task@lang, or mt(task,lang,lang)
+    text:str,   # task, task@lang, or mt(task,lang,lang)
 )->Part:
-    "Parse one part of an intermediate."
+    "Parse the notation of one part of an intermediate."
     if m := re.fullmatch(r'mt\((\w+),([\w,]+)\)', text): return Part(m[1], tuple(m[2].split(',')), True)
     task,_,lang = text.partition('@')
     return Part(task, (lang or 'en',))
@@ -187,7 +187,7 @@ def matched(
     rows,               # a training set
     others,             # another one of the same task
 )->tuple[dict,...]:     # of `rows`
-    "As many rows of each class from the front as both sets have; without classes, as many as the smaller set has."
+    "The first rows of each class, as many as both sets have; without classes, as many as the smaller set has."
     def class_of(o): return o.get('label', '')
     wanted = Counter(map(class_of, rows))&Counter(map(class_of, others))
     res = []
@@ -200,12 +200,12 @@ def matched(
 # %% ../../nbs/data/20_load.ipynb #8f3c4b80
 def train_rows(
     origin:str,      # a row of `origins`
-    text:str,        # a task, or as in `parse_part`
+    text:str,        # a task, or a notation of `parse_part`
     limit:int=0,     # rows; 0 for all
     given:str='',    # as in `train_from`
-    match:str='',    # a language, see `matched`
+    match:str='',    # a language whose numbers of rows are to be matched, see `matched`
 )->tuple[dict,...]:
-    "The rows that train a task: English ones, unless the name says another language or translations."
+    "The training rows of a task: English, unless the notation names another language or translations."
     part = parse_part(text)
     if match:
         both = (part.langs[0], match if part.langs==('en',) else 'en')
@@ -214,7 +214,7 @@ def train_rows(
     return tuple(o for l in part.langs for o in _in_language(origin, part, l, share, given))[:limit or None]
 
 def _in_language(origin, part, lang, limit, given):
-    "Training rows of one language; the miniature has every set in every language, which is a perfect translation."
+    "Training rows in one language; the miniature has every set in every language, as perfect translations."
     name = train_task(part.task)
     split = train_from(given, part.task)
     if lang=='en' or not origins[origin].real:
@@ -223,12 +223,12 @@ def _in_language(origin, part, lang, limit, given):
     return tuple(dict(o, lang=lang, split=split) for o in rows)[:limit or None]
 
 def _not_english(name, lang, translated):
-    "Translated training rows, or those of another language's own set, and what was left out of them."
+    "Training rows that are translations or were created in another language, and a note about those left out."
     read = translations if translated else foreign
     return usable(name, 'train', read(name, lang), f'{name} in {lang}')
 
 def _of_known_classes(origin, name, split, rows):
-    "Rows of another split than train; its classes must be those of the training rows."
+    "Check that rows of a split other than train have no new classes, and return them."
     if split=='train' or tasks[name].labels or tasks[name].kind!='tags': return rows
     new = {t for o in rows for t in o['tags']}-{*task_of(origin, name).labels}
     if new:
@@ -243,8 +243,8 @@ def left_out_note(
     split:str='train',       # by our name
     lang:str='en',           # the language of the rows
     translated:bool=False,   # are the rows translations of the English ones?
-)->str:                      # '' for nothing
-    "What was left out of rows when they were read."
+)->str:                      # '' if none
+    "A note about the rows that were left out."
     if not origins[origin].real: return ''
     if translated or lang not in ('en',*langs(origin, task),*tasks[task].more):
         return _not_english(task, lang, translated)[1]
@@ -258,13 +258,13 @@ def test_rows(
     limit:int=0,         # rows, of retrieval pairs or queries; 0 for all
     split:str='test',    # by our name
 )->tuple[dict,...]:
-    "The rows that test a task in a language."
+    "The test rows of a task in a language."
     if not limit or tasks[task].kind!='retrieval': return load(origin, task, split, lang, limit)
     rows = load(origin, task, split, lang)
     return _first_queries(rows, limit) if any(o['side']=='query' for o in rows) else _first_pairs(rows, limit)
 
 def _first_pairs(rows, limit):
-    "The sentences of the first pairs, and on each side so many that have no translation."
+    "The sentences of the first pairs, and on each side up to as many without a translation."
     pairs = [(o['id'],g) for o in rows if o['side']=='foreign' for g in gold_ids(o)][:limit]
     kept = {k for o in pairs for k in o}
     res = []
@@ -276,13 +276,13 @@ def _first_pairs(rows, limit):
     return tuple(res)
 
 def _first_queries(rows, limit):
-    "The first queries and all candidates of their paragraphs; of entities the gold ones and so many others."
+    "The first queries and all candidates of their paragraphs; of entities, the gold ones and as many others."
     queries = [o for o in rows if o['side']=='query'][:limit]
     ids = {o['id'] for o in queries}
-    golds = {o['gold_id'] for o in queries}
+    gold = {o['gold_id'] for o in queries}
     paragraphs = {o['cluster'] for o in queries}
-    entities = [o['id'] for o in rows if o['side']=='candidate' and o['cluster']==o['id']]  # they have no paragraph
-    kept = golds|{*[o for o in entities if o not in golds][:limit]}
+    entities = [o['id'] for o in rows if o['side']=='candidate' and o['cluster']==o['id']]  # no paragraph
+    kept = gold|{*[o for o in entities if o not in gold][:limit]}
     def is_kept(o):
         if o['side']=='candidate': return o['cluster'] in paragraphs or o['id'] in kept
         return o['id'] in ids
@@ -292,37 +292,37 @@ def _first_queries(rows, limit):
 def fingerprint(
     rows,  # of a task, in order
 )->str:    # 16 hexadecimal digits
-    "A hash of rows as used; the same rows from the hub and from a mirror have the same."
+    "A hash of rows; equal rows from the hub and from a mirror have the same hash."
     h = hashlib.blake2b(digest_size=8)
     for o in rows: h.update(json.dumps(o, sort_keys=True, ensure_ascii=False).encode())
     return h.hexdigest()
 
 # %% ../../nbs/data/20_load.ipynb #7e8fc039
 def _open_fingerprint(path):
-    "Open a fingerprint of an earlier version, which has no checksum."
+    "Check a fingerprint that an earlier version stored without a checksum."
     if not re.fullmatch('[0-9a-f]{16}', path.read_text(encoding='utf-8')): raise ValueError('it holds no fingerprint')
 
 def _fingerprint_source(origin, task, split, lang):
-    "What the rows of a run are made from; '' where that is not known, as of translations."
+    "A fingerprint of the source of the rows of a run; '' if it is unknown, as for translations."
     part = parse_part(task)
     if origins[origin].real and part.langs!=('en',): return ''
     return source_fingerprint(origin, train_task(part.task) if split=='train' else task, lang)
 
 def _train_name(task, given, match):
-    "The split that trains and the language of `matched`, for the name of a file."
+    "The training split and the language of `matched`, as a part of a file name."
     split = train_from(given, parse_part(task).task)
     return f'train-{split}-{match}' if match else f'train-{split}'
 
 def rows_fingerprint(
     origin:str,         # a row of `origins`
-    task:str,           # a task, to train on also as in `parse_part`
+    task:str,           # a task; for training also a notation of `parse_part`
     split:str='train',  # by our name
     lang:str='en',      # of test rows
     limit:int=0,        # as in `train_rows` and `test_rows`
     given:str='',       # as in `train_from`
     match:str='',       # of training rows, as in `train_rows`
 )->str:                 # 16 hexadecimal digits
-    "The fingerprint of the rows a run uses."
+    "The fingerprint of the rows that a run uses."
     def rows():
         if split=='train': return train_rows(origin, task, limit, given, match)
         return test_rows(origin, task, lang, limit, split)
@@ -339,7 +339,7 @@ def rows_fingerprint(
 def _plain(text): return ' '.join(re.findall(r'\w+', text.casefold()))
 
 def _compared_text(o):
-    "The text of a row that must not be among the training rows."
+    "The normalised text of a row that is compared between test and training rows."
     if 'tokens' in o: return _plain(' '.join(o['tokens']))
     if 'answers' in o: return _plain(o['context'])
     if 'choices' in o: return _plain(f"{o['context']} {o['question']} {' '.join(o['choices'])}")
@@ -351,13 +351,13 @@ def _train_texts(*args): return frozenset(map(_compared_text, train_rows(*args))
 
 def overlap(
     origin:str,      # a row of `origins`
-    task:str,        # that is trained, as in `train_rows`
-    test,            # rows that are scored
+    task:str,        # the task that is trained, as in `train_rows`
+    test,            # the rows that are scored
     limit:int=0,     # as in `train_rows`
     given:str='',    # as in `train_from`
     match:str='',    # as in `train_rows`
 )->int:              # rows of `test`
-    "How many rows of a test are among the training rows of a task."
+    "Count the test rows whose text is among the training rows of a task."
     seen = _train_texts(origin, task, limit, given, match)
     return sum(_compared_text(o) in seen for o in test)
 
@@ -365,7 +365,7 @@ def overlap(
 def inventory(
     origin:str,       # a row of `origins`
 )->list[dict]:        # with task, lang, splits, licence and missing
-    "What an origin has: one entry per task and language, with rows per split or why there are none."
+    "List what an origin has: per task and language, the rows of each split or why there are none."
     place = choose('data origin', origin, origins)
     if place.check: place.check(None)
     entries = _real_entries if place.real else _generated_entries
@@ -376,13 +376,13 @@ def _entry(task, lang='', splits='', missing='', licence=None):
     return dict(task=task.name, lang=lang, splits=splits, licence=licence or task.licence, missing=missing)
 
 def _generated_entries(place, task):
-    "What the miniature has of a task."
+    "The entries of a task in the miniature."
     if task.name not in mini.MAKERS or task.name=='text': return [_entry(task, missing='not in the miniature world')]
     sizes = ' '.join(f'{k} {v}' for k,v in mini.SIZES[task.name].items())
     return [_entry(task, l, sizes, licence='made by this package') for l in place.langs(task.name)]
 
 def _real_entries(place, task):
-    "What an origin has of a published task; a repository of the hub is believed to be there."
+    "The entries of a published task; repositories of the hub are assumed to exist."
     if task.name=='text': return [_entry(task, missing='see text/')]
     if place.remote and task.name in place.sources:
         splits = ' '.join(place.splits(task.name))
@@ -390,7 +390,7 @@ def _real_entries(place, task):
     return [_counted(place, task, l) for l in place.langs(task.name)]
 
 def _counted(place, task, lang):
-    "The rows of each split in a language; an error of one split leaves the others."
+    "Count the rows of each split in a language; an error in one split does not hide the others."
     counts = []
     errors = []
     for split in place.splits(task.name):
@@ -400,5 +400,5 @@ def _counted(place, task, lang):
     return _entry(task, lang, ' '.join(counts), '; '.join(errors))
 
 def _train_langs(place, task):
-    "The languages of the training rows that we use."
+    "The languages whose training rows we use."
     return {l for o in place.sources.get(task.name, ()) for l in o.train_langs} or {'en'}

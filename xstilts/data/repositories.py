@@ -35,7 +35,7 @@ def mirror_folder(
         found = ' '.join(sorted(f'{o.parent.name}/{o.name}' for o in root.glob('*/*') if o.is_dir()))
         raise ValueError(f"the mirror has no {repo}: it has {found[:300]}")
     if not (root/repo/'README.md').exists():
-        raise ValueError(f"mirror: {repo} is no copy of a hub repository: it has no README.md with `configs:`")
+        raise ValueError(f"mirror: {repo} is not a copy of a hub repository: it has no README.md with `configs:`")
     return root/repo
 
 # %% ../../nbs/data/14_repositories.ipynb #6467f5df
@@ -46,7 +46,7 @@ def _first_line(e): return (str(e.__cause__ or e) or type(e).__name__).splitline
 
 @contextmanager
 def _opening():
-    "Errors of `datasets` when it opens a repository, as `NoSplit` or `Unreadable`."
+    "Turn errors of `datasets` when it opens a repository into `NoSplit` or `Unreadable`."
     import pyarrow as pa
     from datasets.exceptions import DatasetGenerationError,DatasetNotFoundError
     from yaml import YAMLError
@@ -58,7 +58,7 @@ def _opening():
 
 @contextmanager
 def _reading():
-    "Errors of `datasets` when it reads files, as `Unreadable`; its log is silent, the message has what it logs."
+    "Turn errors of `datasets` when it reads files into `Unreadable`; its log, which repeats them, is silenced."
     import pyarrow as pa
     from datasets import logging
     from datasets.exceptions import DatasetsError
@@ -71,7 +71,7 @@ def _reading():
 
 # %% ../../nbs/data/14_repositories.ipynb #8cf73bfd
 def _hub_tables(repo, config, split):
-    "The types of the columns and the Arrow tables of a split of the hub; scripts are read from the hub's conversion."
+    "Column types and Arrow tables of a split of the hub; a script is replaced by the hub's Parquet conversion."
     with _opening():
         try: found = hub_rows(repo, config, split, revision('datasets', repo))
         except RuntimeError as e:
@@ -80,7 +80,7 @@ def _hub_tables(repo, config, split):
     return found.features, [found.with_format('arrow')[:]]  # ten times as fast as row by row
 
 def _mirror_tables(repo, config, split):
-    "The types of the columns, where the mirror declares them, and the Arrow tables of a split, from its files."
+    "Column types, if the mirror declares them, and Arrow tables of a split, from its files."
     from datasets import load_dataset_builder
     at = str(mirror_folder(repo))
     with _opening(): builder = load_dataset_builder(at, config)
@@ -92,8 +92,8 @@ def _builder_tables(builder, split):
     import pyarrow.parquet as pq
     from datasets.table import table_cast
     files = builder.config.data_files
-    lost = {*split.split('+')}-{*files}
-    if lost: raise NoSplit(f"no {min(lost)}, there is {' '.join(files)}")
+    missing = {*split.split('+')}-{*files}
+    if missing: raise NoSplit(f"no {min(missing)}, only {' '.join(files)}")
     if builder.name=='csv': builder.config.keep_default_na = False  # `null` and `NA` are texts
     if builder.name!='parquet':
         return [*builder.as_streaming_dataset(split=split).with_format('arrow').iter(batch_size=10_000)]
@@ -104,7 +104,7 @@ def _builder_tables(builder, split):
 # %% ../../nbs/data/14_repositories.ipynb #2a17a0f4
 @lru_cache(maxsize=2)
 def _split_rows(
-    tables_of, repo, config, split,  # `_hub_tables` or `_mirror_tables`, and what it takes
+    tables_of, repo, config, split,  # `_hub_tables` or `_mirror_tables`, and its arguments
     state,                           # the fingerprint of a mirror's files
 ):
     "All rows of a split, and the types of their columns."
@@ -116,25 +116,25 @@ def _split_rows(
 def hub_split(
     repo:str,            # owner/name
     config:str|None,     # a configuration; None for the default one
-    split:str,           # by the repository's name, several joined by +
+    split:str,           # its name in the repository; several are joined by +
 )->tuple[list,dict]:     # rows, and the types of their columns
-    "A split of a hub repository."
+    "Read a split of a hub repository."
     return _split_rows(_hub_tables, repo, config, split, '')
 
 def mirror_split(
     repo:str,            # owner/name
     config:str|None,     # a configuration; None for the default one
-    split:str,           # by the repository's name, several joined by +
+    split:str,           # its name in the repository; several are joined by +
 )->tuple[list,dict]:     # rows, and the types of their columns
-    "A split of the mirror's copy of a repository, as its files are now."
+    "Read a split of the mirror's copy of a repository, in the current state of its files."
     return _split_rows(_mirror_tables, repo, config, split, folder_fingerprint(mirror_folder(repo)))
 
 # %% ../../nbs/data/14_repositories.ipynb #4dafa927
 def covered(
     task:str,           # a row of `tasks`
     split:str='test',   # by our name
-)->tuple[str,...]:      # languages; all of the task where the mirror has no folders for them
-    "The languages of a task that the mirror has a split in."
+)->tuple[str,...]:      # languages; all of the task if the mirror has no folder per language
+    "The languages of a task for which the mirror has a split."
     row = tasks[task]
     if row.folder or len(MIRROR_SOURCES[task])>1: return row.langs
     source = MIRROR_SOURCES[task][0]
@@ -143,7 +143,7 @@ def covered(
     return tuple(l for l,o in folders.items() if any(o.glob(f'{source.splits.get(split)}*')))
 
 # %% ../../nbs/data/14_repositories.ipynb #d64f6a8f
-NO_DERIVATIVES = ('quran','tanzil')  # parts of the names of such sources
+NO_DERIVATIVES = ('quran','tanzil')  # substrings of the names of such sources
 
 def mirror_text_file(
     lang:str,  # a language
@@ -158,9 +158,9 @@ def mirror_text_file(
 
 def mirror_texts(
     lang:str,         # a language
-    documents:int,    # at most
+    documents:int,    # their number at most
 )->list[str]:
-    "The mirror's plain text in a language, from the front, without sources that allow no derivatives."
+    "The first texts of the mirror in a language, without sources that allow no derivatives."
     import pyarrow as pa
     import pyarrow.parquet as pq
     path = mirror_text_file(lang)

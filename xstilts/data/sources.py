@@ -19,20 +19,20 @@ from .columns import UNLABELLED,class_name,check_column,number,tag_names
 # %% ../../nbs/data/10_sources.ipynb #00ee8da9
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    "One repository that rows of a task come from."
+    "A repository with rows of a task."
     repo:str              # owner/name on the hub
-    splits:Mapping        # our split -> theirs, several joined by +
+    splits:Mapping        # our name of a split -> its name there; several are joined by +
     row:Callable          # (their row, its number, features) -> our columns, or None for a row without a label
     configuration:str=''  # its name, with {lang}, {english} or {iso3} for the language; '' for the default one
-    lang:Callable|None=None  # their row -> the name of its language, where a split holds several languages
-    lang_name:str='{lang}'   # that name, with the fields of `names`
+    lang:Callable|None=None  # row there -> name of its language, if a split holds several
+    lang_name:str='{lang}'   # pattern of that name, with the fields of `names`
     iso3:Mapping=field(default_factory=dict)  # language -> code that differs from the table of languages
-    collect:Callable|None=None                # converted rows -> our rows, where one of theirs makes several of ours
-    train_langs:tuple[str,...]=('en',)        # the languages of its training rows that we use
-    own_test:bool=True                        # False where another split is scored, for want of a labelled test set
+    collect:Callable|None=None                # converted rows -> our rows, if one becomes several
+    train_langs:tuple[str,...]=('en',)        # languages whose training rows we use
+    own_test:bool=True                        # False if the test set has no labels and another split is scored
 
     def names(self, lang:str)->dict[str,str]:
-        "The names of a language that its configurations, rows and files use."
+        "The names of a language in configurations, rows and files."
         row = languages[lang]
         return dict(lang=lang, english=row.english, lower=row.english.lower(), iso3=self.iso3.get(lang) or row.iso3)
 
@@ -41,49 +41,49 @@ class Source:
         return self.configuration.format(**self.names(lang)) or None
 
     def name_in_row(self, lang:str)->str:
-        "The name of a language in the rows."
+        "The name of a language in the rows of the repository."
         return self.lang_name.format(**self.names(lang))
 
 # %% ../../nbs/data/10_sources.ipynb #c4e61d6b
-_NLI = MappingProxyType(dict(contradictory='contradiction'))  # in XTREME's translate-train files of XNLI
+_NLI = MappingProxyType(dict(contradictory='contradiction'))  # as in XTREME's translate-train files of XNLI
 _RENAMED = MappingProxyType(dict(
     qqp=MappingProxyType(dict(not_duplicate='different')),
     pawsx=MappingProxyType({'0': 'different', '1': 'paraphrase'})))
 
 def renamed(
     task:str,           # a row of `tasks`
-)->MappingProxyType:    # name of a class in their data -> our name
-    "The classes of a task whose names differ from ours in its data."
+)->MappingProxyType:    # name of a class in the data -> our name
+    "The classes whose names in the data of a task differ from ours."
     return _RENAMED.get(task, _NLI)
 
 # %% ../../nbs/data/10_sources.ipynb #081f8494
 def pair_row(
-    o:dict,             # their row
-    i:int|str,          # its number, or another name of its cluster
+    o:dict,             # a row of the data set
+    i:int|str,          # its number, or another name for its cluster
     f:Mapping,          # the types of its columns
-    a:str='premise',    # their column of the first text
-    b:str='hypothesis', # their column of the second text
-    label:str='label',  # their column of the class
-    renamed:Mapping=_NLI,   # name of a class there -> our name
+    a:str='premise',    # name of the column of the first text
+    b:str='hypothesis', # name of the column of the second text
+    label:str='label',  # name of the column of the class
+    renamed:Mapping=_NLI,   # name of a class in the data -> our name
 )->dict|None:           # None for a row without a label
     "A pair of texts with a class."
     texts = dict(text_a=check_column(o, a, 'a text'), text_b=check_column(o, b, 'a text'))
     name = class_name(o, label, f[label], renamed)
     return name and dict(texts, label=name, cluster=str(i))
 
-_STSB_RANGE = (0, 5)  # of its scores
+_STSB_RANGE = (0, 5)  # lowest and highest score
 
 def _score(o, i, f):
-    "A pair of texts with a score of STS-B."
+    "A pair of texts with a similarity score, as in STS-B."
     texts = dict(text_a=check_column(o, 'sentence1', 'a text'), text_b=check_column(o, 'sentence2', 'a text'))
     score = number(o, 'label', 'a finite number')
     if score is None: return None
     low,high = _STSB_RANGE
-    if not low<=score<=high: raise ValueError(f"column label holds {score}, and scores are {low} to {high}")
+    if not low<=score<=high: raise ValueError(f"column label holds {score}, but scores are {low} to {high}")
     return dict(texts, score=score, cluster=str(i))
 
 def _tags(o, i, f, key='pos_tags'):
-    "A tagged sentence; MasakhaNER's dates are no class of PAN-X, which trains it."
+    "A tagged sentence; MasakhaNER's dates become O, because PAN-X, which trains it, has no such class."
     names = tag_names(o, key, f[key])
     tags = ['O' if t.endswith('-DATE') else t for t in names]
     return dict(tokens=check_column(o, 'tokens', 'a list of texts'), tags=tags, cluster=str(i))
@@ -92,52 +92,52 @@ def _tags(o, i, f, key='pos_tags'):
 def context_cluster(
     context:str,  # a paragraph
 )->str:           # 12 hexadecimal digits
-    "The cluster of a paragraph's questions, a hash of the paragraph."
+    "The cluster of the questions about a paragraph: a hash of the paragraph."
     return hashlib.blake2b(context.encode(), digest_size=6).hexdigest()
 
 def _span(o, i, f):
-    "A question in SQuAD's columns."
+    "A question in the format of SQuAD."
     context = check_column(o, 'context', 'a text')
     texts = check_column(o, 'answers.text', 'a list of texts')
     starts = check_column(o, 'answers.answer_start', 'a list of whole numbers')
     if len(texts)!=len(starts):
-        raise ValueError(f"column answers holds {len(texts)} texts and {len(starts)} places where they start")
+        raise ValueError(f"column answers holds {len(texts)} texts but {len(starts)} start offsets")
     question = check_column(o, 'question', 'a text')
     answers = dict(text=list(texts), start=list(starts))
     return dict(question=question, context=context, answers=answers, cluster=context_cluster(context))
 
 # %% ../../nbs/data/10_sources.ipynb #b34be31d
 def choice_row(
-    context:str,         # '' where the question stands alone
-    question:str,        # '' where the choices continue the context
+    context:str,         # '' if there is none
+    question:str,        # '' if the choices continue the context
     choices:list[str],   # two or more
-    label:int|None,      # number of the right choice, from 0
-    i:int|str,           # number of the row, or another name of its cluster
+    label:int|None,      # index of the correct choice
+    i:int|str,           # number of the row, or another name for its cluster
 )->dict|None:            # None for a row without a label
-    "A question with choices."
+    "A multiple-choice question."
     if label is None: return None
     return dict(context=context, question=question, choices=list(choices), label=label, cluster=str(i))
 
 def numbered_choices(
-    o:dict,        # their row
-    names:str,     # of the columns, with {} for the number or letter of a choice
+    o:dict,        # a row of the data set
+    names:str,     # pattern of the column names, with {} for the number or letter of a choice
     numbers,       # the numbers or letters
 )->list[str]:
-    "The choices of a row that has a column for each."
+    "The choices of a row with one column per choice."
     return [check_column(o, names.format(k), 'a text') for k in numbers]
 
 def _copa(o, i, f):
-    "Cause or effect; asked in English in all languages (`run_xcopa.py` of google-research/xtreme)."
+    "COPA: cause or effect? The question is English in all languages (`run_xcopa.py` of google-research/xtreme)."
     question = f"What was the {check_column(o, 'question', 'a text')}?"
     choices = numbered_choices(o, 'choice{}', (1,2))
     return choice_row(check_column(o, 'premise', 'a text'), question, choices, number(o, 'label', 'a whole number'), i)
 
 def _csqa(o, i, f):
-    "CommonsenseQA, whose right choice is given by its letter."
+    "CommonsenseQA, whose label is the letter of the correct choice."
     letters = check_column(o, 'choices.label', 'a list of texts')
-    right = o['answerKey']
-    label = None if right in UNLABELLED else next((k for k,x in enumerate(letters) if x==right), -1)
-    if label==-1: raise ValueError(f"column answerKey holds {right!r}, and the choices are {' '.join(letters)}")
+    key = o['answerKey']
+    label = None if key in UNLABELLED else next((k for k,x in enumerate(letters) if x==key), -1)
+    if label==-1: raise ValueError(f"column answerKey holds {key!r}, but the choices are {' '.join(letters)}")
     choices = check_column(o, 'choices.text', 'a list of texts')
     return choice_row('', check_column(o, 'question', 'a text'), choices, label, i)
 
@@ -148,7 +148,7 @@ def _hellaswag(o, i, f):
     return choice_row(check_column(o, 'ctx', 'a text'), '', choices, number(o, 'label', 'a whole number'), i)
 
 def _cosmosqa(o, i, f):
-    "CosmosQA: four answers."
+    "Cosmos QA: four answers."
     choices = numbered_choices(o, 'answer{}', range(4))
     context = check_column(o, 'context', 'a text')
     question = check_column(o, 'question', 'a text')
@@ -169,8 +169,8 @@ def _bitext(o, i, f):
         for k,name in (('foreign','source_sentence'),('english','target_sentence'))}
 
 def both_sides(
-    found:list[dict],   # with `foreign` and `english`; a row that cannot be used has `wrong`
-)->list[dict]:          # all foreign sentences, then all English ones, then the rows that cannot be used
+    found:list[dict],   # with `foreign` and `english`; an unusable row has `wrong`
+)->list[dict]:          # all foreign sentences, then all English ones, then the unusable rows
     "The sentences of a bitext, each with the id of its translation."
     pairs = [(i,o) for i,o in enumerate(found) if 'wrong' not in o]
     res = [dict(id=f'{side}-{i}', text=o[side], side=side, gold_id=f'{other}-{i}', cluster=str(i))
@@ -180,10 +180,10 @@ def both_sides(
 # %% ../../nbs/data/10_sources.ipynb #9e463d93
 def candidate_rows(
     context:str,            # a paragraph
-    sentences:list[str],    # all of it
-    seen:set,               # clusters of the paragraphs so far; this one is added
+    sentences:list[str],    # all its sentences
+    seen:set,               # clusters of the paragraphs seen before; this one is added
 )->list[dict]:
-    "The sentences of a paragraph as candidates; none for a paragraph seen before."
+    "The sentences of a paragraph as candidates; none if the paragraph was seen before."
     key = context_cluster(context)
     if key in seen: return []
     seen.add(key)
@@ -192,25 +192,25 @@ def candidate_rows(
 
 def query_row(
     o:dict,                       # with `id` and `question`
-    starts:list[int],             # character that each answer begins at
+    starts:list[int],             # offset of each answer in characters
     context:str,                  # the paragraph
-    breaks:list[tuple[int,int]],  # first and past the last character of each of its sentences
+    breaks:list[tuple[int,int]],  # begin and end of each of its sentences in characters
 )->dict:
-    "A question that looks for the sentence its first answer begins in."
+    "A query whose gold candidate is the sentence in which its first answer begins."
     name = check_column(o, 'id', 'a text')
     text = check_column(o, 'question', 'a text')
     if not starts: raise ValueError(f"question {name}: column answers is empty")
     start = starts[0]
-    at = next((k for k,(a,b) in enumerate(breaks) if a<=start<b), None)
-    if at is None:
+    gold = next((k for k,(a,b) in enumerate(breaks) if a<=start<b), None)
+    if gold is None:
         raise ValueError(f"question {name}: its answer begins at character {start}, "
-            "in none of the sentences of its context")
+            "which is in no sentence of its context")
     key = context_cluster(context)
-    return dict(id=name, text=text, context='', side='query', gold_id=f'{key}-{at}', cluster=key)
+    return dict(id=name, text=text, context='', side='query', gold_id=f'{key}-{gold}', cluster=key)
 
 # %% ../../nbs/data/10_sources.ipynb #9f1e46f5
 def _answer_sentence(o, i, f):
-    "A question of LAReQA's repository with its paragraph; `_answer_sentences` takes them apart."
+    "A question of LAReQA's repository with its paragraph; `_answer_sentences` separates the two."
     context = check_column(o, 'context', 'a text')
     sentences = check_column(o, 'sentences', 'a list of texts')
     breaks = check_column(o, 'sentence_breaks', 'a list of pairs of whole numbers')
@@ -218,7 +218,7 @@ def _answer_sentence(o, i, f):
     return dict(context=context, sentences=sentences, query=query_row(o, starts, context, breaks))
 
 def _answer_sentences(found):
-    "The candidates of each new paragraph, and the questions."
+    "The candidates of each new paragraph, followed by its questions."
     res = []
     seen = set()
     for o in found:
@@ -273,14 +273,14 @@ _INTERMEDIATES = dict(
     siqa=Source(repo='allenai/social_i_qa', splits=_TRAIN_DEV, row=_siqa),
     copa=Source(repo='aps/super_glue', configuration='copa', splits=_TRAIN_DEV, row=_copa))
 
-SOURCES = MappingProxyType({k: (v,) for k,v in (_TARGETS|_INTERMEDIATES).items()}|dict(  # task -> its repositories
+SOURCES = MappingProxyType({k: (v,) for k,v in (_TARGETS|_INTERMEDIATES).items()}|dict(  # task -> its sources
     anli=(Source(repo='stanfordnlp/snli', splits=dict(train='train'), row=pair_row),
           replace(_MNLI, splits=dict(train='train')), _ANLI)))
 
 # %% ../../nbs/data/10_sources.ipynb #079a6015
 def _scored_on_dev(task): return (replace(SOURCES[task][0], splits=SOURCES[task][0].splits|_ONLY_TEST, own_test=False),)
 
-MIRROR_SOURCES = MappingProxyType(SOURCES|dict(  # task -> its repositories in a mirror
+MIRROR_SOURCES = MappingProxyType(SOURCES|dict(  # task -> its sources in a mirror
     panx=_scored_on_dev('panx'),
     mlqa=_scored_on_dev('mlqa'),
     lareqa=(Source(repo=tasks['lareqa'].hub, configuration='xquad-r.{lang}', splits=_ONLY_TEST,

@@ -15,8 +15,8 @@ from .tokenize import Encoded
 from ..catalog.trainings import ORDERS,SAMPLING
 
 # %% ../../nbs/learn/10_batches.ipynb #ead81bee
-def _within(
-    ix:np.ndarray,       # examples in their order
+def _within_budget(
+    ix:np.ndarray,       # indices of examples, in order
     lengths:np.ndarray,  # (n) tokens of every example
     budget:int,          # tokens of a batch, padding included
 )->list[np.ndarray]:
@@ -34,8 +34,8 @@ def _within(
     return np.split(ix, cuts[1:])
 
 def _cut(ix, lengths, bs, budget):
-    "Batches of examples in the given order, by tokens if there is a budget, else by their number."
-    if budget: return _within(ix, lengths, budget)
+    "Batches in the given order, of at most `budget` tokens, or of `bs` examples if the budget is 0."
+    if budget: return _within_budget(ix, lengths, budget)
     return [ix[i:i+bs] for i in range(0, len(ix), bs)]
 
 def order(
@@ -44,14 +44,14 @@ def order(
     seed:int,              # of the training
     epoch:int,             # its number
     how:str='bucketed',    # 'paper': a random permutation; 'bucketed': similar lengths in one batch
-    window:int=50,         # batches whose examples are sorted among each other
+    window:int=50,         # batches whose examples are sorted together
     budget:int=0,          # tokens per batch, padding included, instead of `bs` examples; 0 for none
 )->list[np.ndarray]:       # the examples of each batch
     "The batches of one epoch, a pure function of its arguments."
     choose('order', how, ORDERS)
     lengths = np.asarray(lengths)
     if budget and len(lengths) and lengths.max()>budget:
-        raise ValueError(f"budget: {budget} pieces hold no example of {lengths.max()}, give at least as many")
+        raise ValueError(f"budget: {budget} tokens hold no example of {lengths.max()}, give at least as many")
     rng = np.random.default_rng([seed, epoch])
     perm = rng.permutation(len(lengths))
     if how=='paper': return _cut(perm, lengths, bs, budget)
@@ -72,7 +72,7 @@ def _group_ends(
     budget:int,          # tokens of a batch
     begin:int,           # cost of starting a batch, in tokens
 )->list[int]:            # where each group ends, in `levels`
-    "Group lengths that are padded to the longest of their group, at the least total cost."
+    "Group padded lengths at the least total cost; each group is padded to its longest."
     n = len(levels)
     best = np.zeros(n+1)
     cut = np.zeros(n, int)
@@ -90,7 +90,7 @@ def token_budget_batches(
     budget:int=0,         # tokens of a batch, padding included; 0 for that of the device
     device:str='cpu',     # a key of `BUDGETS`
     multiple:int=8,       # batches are padded to a multiple of this length
-)->list[np.ndarray]:      # longest first, so that a lack of memory shows at once
+)->list[np.ndarray]:      # longest first, so that a lack of memory is noticed at once
     "Batches for prediction within a token budget, with little padding."
     usual,begin = choose('kind of device', device, BUDGETS)
     budget = budget or usual
@@ -138,7 +138,7 @@ def mixed(
 
 # %% ../../nbs/learn/10_batches.ipynb #841c5347
 def _places(enc, ix, multiple):
-    "Where the tokens of examples are: in the flat arrays, and in a padded batch as a mask."
+    "The indices of the examples' tokens in the flat arrays, and the mask of tokens in a padded batch."
     starts = enc.starts[ix]
     n = enc.starts[ix+1]-starts
     width = -(-int(n.max())//multiple)*multiple
@@ -149,7 +149,7 @@ def collate(
     enc:Encoded,      # examples of one task
     ix,               # the examples of the batch
     pad:int,          # id of the padding token
-    first:int=0,      # number of the first position: 2 for XLM-R, whose positions start at the padding id plus 1
+    first:int=0,      # id of the first position: 2 for XLM-R, whose positions start at the padding id plus 1
     multiple:int=8,   # the length is rounded up to a multiple of this
 )->dict:              # input_ids, attention_mask, position_ids (batch, seq) and what the head needs
     "A padded batch of tensors."
@@ -171,7 +171,7 @@ def collate(
 def to_device(
     b:dict,   # a batch
     device,   # a `torch.device`
-)->dict:      # the same; what is no tensor is passed on
+)->dict:      # the same on the device; other values are unchanged
     "Move the tensors of a batch to a device."
     def moved(v):
         if not hasattr(v, 'to'): return v
@@ -181,7 +181,7 @@ def to_device(
 def fetched(
     stream,    # yields the examples of a batch and a tuple of tensors
 ):             # yields the same with numpy arrays
-    "Read the results of batches in their order; on a GPU, each after the next batch has been submitted."
+    "Read the results of batches in order; on a GPU, each after the next batch has been submitted."
     waiting = []
     for ix,parts in stream:
         if parts[0].device.type!='cuda': yield ix, [o.numpy() for o in parts]
@@ -191,7 +191,7 @@ def fetched(
     for o in waiting: yield _read(*o)
 
 def _copy_to_host(parts):
-    "Start copying tensors from a GPU; the copies, and the event of their completion."
+    "Start copying tensors from a GPU; returns the copies and the event of their completion."
     import torch
     host = [torch.empty(o.shape, dtype=o.dtype, pin_memory=True).copy_(o, non_blocking=True) for o in parts]
     done = torch.cuda.Event()
@@ -207,7 +207,7 @@ def halve(
     ix:np.ndarray,  # examples of a batch
     run,            # examples -> anything
 ):                  # yields examples and what `run` returns for them
-    "Run a batch, or ever smaller parts of it if it does not fit into memory."
+    "Run a batch, halved as often as needed to fit into memory."
     import torch
     try: res = run(ix)
     except torch.OutOfMemoryError as e:
@@ -220,7 +220,7 @@ def halve(
 
 @contextmanager
 def cast_once():
-    "Autocast keeps its cast weights inside this block, so they must not change; else it forgets them after each pass."
+    "Inside this block autocast caches cast weights between passes, so the weights must not change."
     import torch
     torch.autocast_increment_nesting()
     try: yield
@@ -232,7 +232,7 @@ def forward_passes(
     run,                      # a batch on the device -> a tuple of tensors whose first axis is that of the batch
     device,                   # a `torch.device`
     pad:int,                  # id of the padding token
-    first:int=0,              # number of the first position, as in `collate`
+    first:int=0,              # id of the first position, as in `collate`
     budget:int=0,             # tokens per batch, padding included; 0 for that of the device
     precision:str='float32',  # of matrix products: float32 or bfloat16
 ):                            # yields examples and a list of numpy arrays

@@ -44,13 +44,13 @@ def new_encoder(
 def encoder_class(
     cfg,  # of `transformers`
 ):        # one of its auto classes
-    "The auto class that loads the encoder and nothing else."
+    "The auto class that loads only the encoder."
     from transformers import AutoModel,AutoModelForTextEncoding
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
     return AutoModelForTextEncoding if type(cfg) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
 
 # %% ../../nbs/learn/20_heads.ipynb #df45bc18
-PICKLED = ('*.bin','*.pt','*.pth','*.ckpt','*.h5','*.msgpack')  # files that would have to be unpickled
+PICKLED = ('*.bin','*.pt','*.pth','*.ckpt','*.h5','*.msgpack')  # weights that would have to be unpickled
 
 def readable(
     path:str,           # a folder or a hub id
@@ -69,13 +69,13 @@ def readable(
     if not pickled: raise ValueError(f"{lacks}: there are no weights in this folder; {_RANDOM}")
     raise ValueError(f"{lacks}; pickled weights ({pickled}) are not read, {_CONVERT}")
 
-_RANDOM = '`random:` before the name takes its architecture with random ones'
+_RANDOM = '`random:` before the name initialises its architecture at random'
 _CONVERT = 'convert them first: load them where you trust them and `save_pretrained`'
 
 def _check_hub_id(path):
-    "Refuse what is no hub id, and a hub model that brings code."
+    "Refuse a malformed hub id, and a hub model with code."
     if Path(path).is_absolute() or path.startswith('.') or path.count('/')!=1:
-        raise ValueError(f"{path}: there is no such folder, and a model of the hub is called owner/name")
+        raise ValueError(f"{path}: there is no such folder, and hub ids have the form owner/name")
     refuse_code(f'{path}: config.json', model_config(path, revision('models', path)))
 
 # %% ../../nbs/learn/20_heads.ipynb #63c14159
@@ -91,7 +91,7 @@ def config_of(
     at:dict,        # of `source`
     dropout:float,  # for all dropout settings inside the encoder
 ):                  # a config of `transformers`
-    "The config of an encoder, with one dropout rate everywhere inside it."
+    "The config of an encoder, with the same rate for all its dropout settings."
     from transformers import AutoConfig
     try: cfg = AutoConfig.from_pretrained(path, **at)
     except (OSError,ValueError) as e: raise ValueError(f"{path}: {_unreachable(path, e)}") from e
@@ -102,17 +102,17 @@ def config_of(
 def _first_line(e): return str(e).strip().splitlines()[0][:200]
 
 def _unreachable(path, e):
-    "What went wrong when a model was loaded, in one line, and what to do."
+    "A one-line message about a failed load, with advice."
     if Path(path).is_dir(): return f"the folder cannot be read as an encoder ({_first_line(e)})"
     check = 'check the id, the network and, for a gated model, that you are logged in'
-    form = 'what the hub has for it must be safetensors'
-    return f"this model cannot be had from the hub: {check}; {form} ({_first_line(e)})"
+    form = 'its weights on the hub must be safetensors'
+    return f"this model cannot be loaded from the hub: {check}; {form} ({_first_line(e)})"
 
 # %% ../../nbs/learn/20_heads.ipynb #53391306
 def backbone(
     path:str,              # a folder in Hugging Face format or a hub id
     dropout:float=0.,      # everywhere inside the encoder
-    random:int|None=None,  # a seed: same architecture with random weights, none are downloaded
+    random:int|None=None,  # a seed for random weights of the same architecture; no weights are downloaded
 ):                         # a `transformers` encoder in float32, without pooler
     "Load an encoder; missing weights, pickled weights and unreadable folders are errors."
     from transformers.utils.logging import disable_progress_bar
@@ -153,12 +153,12 @@ def filled(
     return res
 
 def _size_mismatch(e):
-    "What an error about sizes means; '' for another error."
+    "A message for an error about sizes; '' for other errors."
     if 'mismatch' not in str(e).lower(): return ''
-    return 'weights and config.json do not have the same sizes: they are not of one model'
+    return 'weights and config.json do not have the same sizes: they belong to different models'
 
 def _check_complete(path, cfg, cls, info):
-    "Refuse a model some of whose weights would be random."
+    "Refuse a model if some of its weights would be random."
     missing = [o for o in info['missing_keys'] if 'pooler' not in o and 'position_ids' not in o]
     mismatched = sorted(map(str, info['mismatched_keys']))
     if not missing and not mismatched: return
@@ -171,21 +171,21 @@ def _check_complete(path, cfg, cls, info):
 def first_position(
     encoder,  # of `transformers`
 )->int:
-    "The number of the first position: XLM-R and RoBERTa count from the padding id plus 1, others from 0."
+    "The id of the first position: the padding id plus 1 for XLM-R and RoBERTa, 0 for others."
     cfg = encoder.config
     return cfg.pad_token_id+1 if family(cfg.model_type).after_padding else 0
 
 def positions(
     encoder,  # of `transformers`
     b:dict,   # a batch of `collate`
-)->dict:      # an argument of the encoder, {} if it counts positions itself
-    "The position ids of a batch as its encoder takes them."
+)->dict:      # an argument of the encoder; {} if it computes positions itself
+    "The position ids of a batch, as an argument of its encoder."
     return {'position_ids': b['position_ids']} if family(encoder.config.model_type).positions else {}
 
 # %% ../../nbs/learn/20_heads.ipynb #1ba2b902
 VOCABULARIES = ('tokenizer.json','tokenizer.model','spiece.model','sentencepiece.bpe.model','spm.model',
-                'vocab.txt','vocab.json')  # every tokenizer's folder has one of them
-_BESIDE = 'put the one that belongs to these weights beside them with `save_pretrained`'
+                'vocab.txt','vocab.json')  # the folder of a tokenizer has one of these
+_BESIDE = 'save the tokenizer of these weights to the same folder with `save_pretrained`'
 
 def tokenizer(
     path:str,  # a folder or a hub id
@@ -195,7 +195,7 @@ def tokenizer(
     d = Path(path)
     if d.is_dir(): check_folder(d)
     if d.is_dir() and not any((d/o).exists() for o in VOCABULARIES):
-        raise ValueError(f"{path}: no tokenizer can be read, none of {', '.join(VOCABULARIES)} is there; {_BESIDE}")
+        raise ValueError(f"{path}: no tokenizer can be read: there is no {', '.join(VOCABULARIES)}; {_BESIDE}")
     try: return AutoTokenizer.from_pretrained(path, **source(path))
     except (OSError,ValueError,KeyError) as e:
         raise ValueError(f"{path}: no tokenizer can be read ({_first_line(e)}); {_BESIDE}") from e
@@ -203,8 +203,8 @@ def tokenizer(
 # %% ../../nbs/learn/20_heads.ipynb #f5bc6956
 def longest(
     encoder,  # of `transformers`
-)->int|None:  # tokens, special ones included; None for no limit
-    "The longest input that an encoder has positions for."
+)->int|None:  # tokens, including special tokens; None for no limit
+    "The longest input for which an encoder has positions."
     cfg = encoder.config
     absolute = family(cfg.model_type).absolute
     if not getattr(cfg, 'max_position_embeddings', None) or absolute and not getattr(cfg, absolute): return None
@@ -218,16 +218,16 @@ def fits(
     name:str,           # of the model, for the error
     max_length:int=0,   # tokens; 0 to skip that check
 ):
-    "Raise an error for a tokenizer that is not the encoder's, and for inputs longer than it has positions."
+    "Raise an error for the tokenizer of another model, and for inputs longer than the positions."
     cfg = encoder.config
     last = len(encoder.get_input_embeddings().weight)-1
-    top = max(tok.get_vocab().values())
-    if top>last:
+    largest = max(tok.get_vocab().values())
+    if largest>last:
         ends = f'the embedding table ends at {last}'
-        raise ValueError(f"{name}: the tokenizer has pieces up to number {top}, {ends}: {_OTHER_TOKENIZER}")
-    if tok.pad_token_id is None: raise ValueError(f"{name}: the tokenizer has no padding piece")
+        raise ValueError(f"{name}: the tokenizer has token ids up to {largest}, {ends}: {_OTHER_TOKENIZER}")
+    if tok.pad_token_id is None: raise ValueError(f"{name}: the tokenizer has no padding token")
     if family(cfg.model_type).own_padding and cfg.pad_token_id not in (None, tok.pad_token_id):
-        padding = f'padding is piece {tok.pad_token_id} of the tokenizer and {cfg.pad_token_id} of the encoder'
+        padding = f'padding is token {tok.pad_token_id} of the tokenizer and {cfg.pad_token_id} of the encoder'
         raise ValueError(f"{name}: {padding}: {_OTHER_TOKENIZER}")
     most = longest(encoder)
     if max_length and most and max_length>most:
@@ -237,7 +237,7 @@ def fits(
 def sizes(
     cfg,               # of a `transformers` encoder
 )->tuple[int,int]:     # all parameters; those outside the embedding tables of tokens, positions and types
-    "Count the parameters of an encoder without its pooler and without building its weights."
+    "Count the parameters of an encoder, except its pooler, without allocating its weights."
     cls = resolve(family(cfg.model_type).encoder)(cfg)
     with torch.device('meta'): net = cls.from_config(cfg, trust_remote_code=False)
     if getattr(net, 'pooler', None) is not None: net.pooler = None
@@ -249,7 +249,7 @@ def sizes(
 # %% ../../nbs/learn/20_heads.ipynb #0d0a22aa
 def classes(
     logits:Tensor,         # (..., n_labels)
-    labels:Tensor,         # (...) class numbers, -100 where there is none
+    labels:Tensor,         # (...) class ids, -100 for none
 )->tuple[Tensor,Tensor]:   # scalars: summed loss, number of labels
     "Summed cross-entropy over labels that are not -100, and their number."
     loss = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=-100, reduction='sum')
@@ -257,10 +257,10 @@ def classes(
 
 def spans(
     logits:Tensor,         # (batch, seq, 2) of begin and end
-    span:Tensor,           # (batch, 2) positions; 0 0 where the window has no answer
+    span:Tensor,           # (batch, 2) positions; 0 0 if the window has no answer
     mask:Tensor,           # (batch, seq), 1 on tokens
 )->tuple[Tensor,Tensor]:   # scalars: summed loss, number of windows
-    "Summed mean of the begin and end losses, and the number of windows."
+    "The sum over windows of the mean of begin and end loss, and the number of windows."
     logits = logits.float().masked_fill(mask[...,None]==0, -1e4)
     begin = F.cross_entropy(logits[...,0], span[:,0], reduction='sum')
     end = F.cross_entropy(logits[...,1], span[:,1], reduction='sum')
@@ -292,14 +292,14 @@ def span_loss(
     logits:Tensor,        # (batch, seq, 2)
     b:dict,               # with `span` (batch, 2) and `attention_mask` (batch, seq)
 )->tuple[Tensor,Tensor]:  # summed loss, number of windows
-    "Cross-entropy of where the answer begins and ends."
+    "Cross-entropy of the begin and the end of the answer."
     return spans(logits, b['span'], b['attention_mask'])
 
 def choice_loss(
     logits:Tensor,        # (rows * n_choices)
     b:dict,               # with `label` (rows * n_choices) and the number `n_choices`
 )->tuple[Tensor,Tensor]:  # summed loss, number of rows
-    "Cross-entropy of the right choice among those of its row."
+    "Cross-entropy of the correct choice among those of its row."
     n = b['n_choices']
     return classes(logits.view(-1, n), b['label'].view(-1, n)[:,0])
 
@@ -308,7 +308,7 @@ def averaged(
     h:Tensor,      # (batch, seq, hidden)
     mask:Tensor,   # (batch, seq), 1 on tokens
 )->Tensor:         # (batch, hidden)
-    "The mean over the tokens of each text, without padding."
+    "The mean over the tokens of each text, excluding padding."
     m = mask[...,None].to(h.dtype)
     return (h*m).sum(1)/m.sum(1)
 
@@ -317,7 +317,7 @@ def text_vector(
     mask:Tensor,   # (batch, seq), 1 on tokens
     pooled:str,    # one of `POOLED`
 )->Tensor:         # (batch, hidden)
-    "The vector of each text: of its first token, or the mean over its tokens."
+    "The vector of each text: that of its first token, or the mean over its tokens."
     return h[:,0] if pooled=='first' else averaged(h, mask)
 
 # %% ../../nbs/learn/20_heads.ipynb #f1acfced
@@ -329,7 +329,7 @@ def _small_normal(linear):
 class Head(nn.Module):
     "The layers of one task on top of hidden states."
     def __init__(self,
-        task:Task,            # its kind decides the layers, its labels the outputs
+        task:Task,            # its kind determines the layers, its labels the outputs
         hidden:int,           # units of a hidden state
         dropout:float=.1,     # before each layer
         pooled:str='first',   # vector of a text, one of `POOLED`
@@ -344,7 +344,7 @@ class Head(nn.Module):
         for o in self.modules():
             if isinstance(o, nn.Linear): _small_normal(o)
     def forward(self, h:Tensor, mask:Tensor)->Tensor:
-        "Logits per text or per token; one output has no axis of its own."
+        "Logits per text or per token; a single output has no axis."
         kind = kinds[self.kind]
         if kind.one_vector:
             h = torch.tanh(self.dense(self.drop(text_vector(h, mask, self.pooled))))
@@ -361,7 +361,7 @@ class Head(nn.Module):
 class DualHead(nn.Module):
     "Vectors of texts, trained so that a query finds its answer (`BertForRetrieval` in XTREME's third_party/bert.py)."
     def __init__(self,
-        task:Task,            # of a kind that searches
+        task:Task,            # of a kind that retrieves
         hidden:int,           # units of a hidden state and of a vector
         dropout:float=0.,     # not used: there is dropout in the encoder only
         pooled:str='first',   # vector of a text, one of `POOLED`
@@ -382,10 +382,10 @@ class DualHead(nn.Module):
             logits = self.scale*(queries@answers.T)
             return classes(logits, torch.arange(len(queries), device=queries.device))
     def batch_loss(self, net, b:dict)->tuple[Tensor,Tensor]:
-        "The loss of a batch of queries and answers in turn."
+        "The loss of a batch in which queries and answers alternate."
         return self.loss(*self.pairs(net, b))
     def pairs(self, net, b:dict)->tuple[Tensor,Tensor]:
-        "Vectors of queries and of answers; shorter queries get their own pass unless the batch is one row."
+        "Vectors of queries and of answers, in two passes (queries are shorter), or in one if the batch is packed."
         def vectors(part): return self(net.hidden(part), part['attention_mask'])
         if 'borders' in b:
             v = vectors(b)
@@ -394,12 +394,12 @@ class DualHead(nn.Module):
         return tuple(vectors(o) for o in sides)
 
 def _every_other(b, i, length):
-    "Every second example of a batch from the i-th on, at most `length` tokens of it."
+    "Every second example of a batch from the i-th on, cut to `length` tokens."
     return {k: v[i::2,:length] for k,v in b.items() if torch.is_tensor(v) and v.ndim==2}
 
 # %% ../../nbs/learn/20_heads.ipynb #7b8e4d20
 class MLMHead(nn.Module):
-    "Predicts masked tokens; its last layer is the embedding table of the encoder."
+    "A head that predicts masked tokens; its last layer is the embedding table of the encoder."
     kind = 'mlm'
     def __init__(self,
         hidden:int,            # units of a hidden state
@@ -423,11 +423,11 @@ class MLMHead(nn.Module):
 
 # %% ../../nbs/learn/20_heads.ipynb #d368a0a4
 class Net(nn.Module):
-    "An encoder with one head per task; masked language modelling is the task `mlm`."
-    unpadded = False  # does a batch pass through the encoder as one row?
+    "An encoder with one head per task; the head for masked language modelling is called `mlm`."
+    unpadded = False  # does a batch pass through the encoder as one packed sequence?
     def __init__(self,
         encoder,              # of `transformers`
-        tasks=(),             # that get a head each
+        tasks=(),             # tasks, one head each
         mlm:bool=False,       # with a head for masked language modelling?
         dropout:float=.1,     # of the heads
         pooled:str='first',   # vector of a text, one of `POOLED`
@@ -436,7 +436,7 @@ class Net(nn.Module):
         self.encoder = encoder
         cfg = encoder.config
         if mlm and not family(cfg.model_type).mask_token:
-            lacks = f'needs a piece for hidden words, and {cfg.model_type} has none'
+            lacks = f'needs a mask token, and {cfg.model_type} has none'
             raise ValueError(f"masked language modelling {lacks}: leave mlm_rate at 0 with this model")
         heads = {o.name: resolve(kinds[o.kind].head)(o, cfg.hidden_size, dropout, pooled) for o in tasks}
         self.heads = nn.ModuleDict(heads)
@@ -452,13 +452,13 @@ class Net(nn.Module):
         "Summed loss of a batch and the number of its labels."
         return self.heads[task].batch_loss(self, b)
     def logits(self, b:dict, task:str)->Tensor:
-        "What the head of a task computes for a batch."
+        "The outputs of a task's head for a batch."
         return self.heads[task](self.hidden(b), b['attention_mask'])
 
 # %% ../../nbs/learn/20_heads.ipynb #905824d4
 def types(
-    b:dict,      # with `second` (batch): where the second text starts
+    b:dict,      # with `second` (batch): index of the first token of the second text
 )->Tensor:       # (batch, seq) token_type_ids
-    "0 in the first text, 1 in the second, 0 in the padding."
+    "Token types: 0 in the first text, 1 in the second, 0 in the padding."
     at = torch.arange(b['input_ids'].shape[1], device=b['input_ids'].device)
     return (at>=b['second'][:,None]).long()*b['attention_mask']

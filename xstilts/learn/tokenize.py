@@ -42,7 +42,7 @@ def train_tokenizer(
                                    model_input_names=['input_ids','attention_mask'], **names)
 
 def _xlmr_template(t):
-    "How XLM-R surrounds one text and two texts with special tokens."
+    "The template by which XLM-R surrounds one text or two with special tokens."
     from tokenizers.processors import TemplateProcessing
     ids = [(o, t.token_to_id(o)) for o in ('<s>','</s>')]
     return TemplateProcessing(single='<s> $A </s>', pair='<s> $A </s> </s> $B </s>', special_tokens=ids)
@@ -54,7 +54,7 @@ class Encoded:
     ids:np.ndarray            # int32, the tokens of all examples, special tokens included
     starts:np.ndarray         # int64 (n+1), where each example starts in `ids`
     pos:np.ndarray            # int32, like `ids`: position of each token, counted from 0
-    row:np.ndarray            # int32 (n), the row an example comes from
+    row:np.ndarray            # int32 (n), the row that each example comes from
     y:dict = field(default_factory=dict)  # what the head needs, by name: arrays of length n or of the length of `ids`
     def __len__(self): return len(self.starts)-1
     @property
@@ -62,7 +62,7 @@ class Encoded:
         "(n) tokens per example."
         return np.diff(self.starts)
     def pieces(self)->np.ndarray:
-        "The token ids that occur, each once."
+        "The distinct token ids that occur."
         return np.flatnonzero(np.bincount(self.ids))
 
     def save(self, folder:Path):
@@ -122,7 +122,7 @@ def special_tokens(
     ids = tuple(e['input_ids'])
     side = e.sequence_ids(0)  # 0 or 1 for tokens of a text, None for special tokens
     if 0 not in side or 1 not in side:
-        fault = 'makes no piece of the letter a: it does not belong to an encoder of text'
+        fault = 'has no token for the letter a: it does not belong to a text encoder'
         raise ValueError(f"the tokenizer {type(tok).__name__} {fault}")
     backwards = side[::-1]
     first_end = len(side)-backwards.index(0)
@@ -139,9 +139,9 @@ def _ids(tok, texts):
 def _column(tok, rows, name): return _ids(tok, [o[name] for o in rows])
 
 def _join(f, a, b, max_length):
-    "Ids of two texts with special tokens, truncated from the longer one, and where the second text starts."
+    "Ids of two texts with special tokens, truncated from the longer text, and the index of the second text."
     if max_length<f.two+2:
-        needed = f'{f.two} pieces of each pair are special ones'
+        needed = f'{f.two} tokens of each pair are special tokens'
         raise ValueError(f"max_length {max_length} leaves no room for two texts: {needed}")
     a = list(a)
     b = list(b)
@@ -150,7 +150,7 @@ def _join(f, a, b, max_length):
     return [*head, *b, *f.end], len(head)
 
 def _flat_pairs(f, pairs, reset, y, row=None):
-    "Joined pairs as flat arrays, with what marks their second texts: restarting positions and token types."
+    "Joined pairs as flat arrays, with restarted positions and token types of the second texts."
     starts = [start for _,start in pairs]
     restart = [o-1 for o in starts] if reset else None
     types = dict(second=np.array(starts, np.int64)) if f.types else {}
@@ -166,9 +166,9 @@ def _encode_two(tok, rows, y, max_length, reset):
 def encode_pair(
     tok,               # a fast tokenizer
     rows,              # with `text_a`, `text_b` and `label`
-    task:Task,         # its `labels` number the classes
+    task:Task,         # its `labels` define the ids of the classes
     max_length:int,    # tokens of an example
-    reset:bool=False,  # does the second text count positions from 0?
+    reset:bool=False,  # do the positions of the second text start at 0?
 )->Encoded:            # `y`: `label` (n)
     "Encode two texts and a class."
     labels = [task.labels.index(o['label']) for o in rows]
@@ -189,15 +189,15 @@ def encode_score(
 def encode_choice(
     tok,               # a fast tokenizer
     rows,              # with `context`, `question`, `choices` and `label`
-    task:Task,         # not used: `label` is the number of a choice
+    task:Task,         # not used: `label` is the index of a choice
     max_length:int,    # tokens of an example
     reset:bool=False,  # as in `encode_pair`
-)->Encoded:            # one example per choice, those of a row in sequence; `y`: `label` (n), of the row
+)->Encoded:            # one example per choice, in the order of rows and choices; `y`: `label` (n), of the row
     "Encode context and question with each of the choices."
     f = special_tokens(tok)
-    asked = [f"{o['context']} {o['question']}".strip() for o in rows]
+    prompts = [f"{o['context']} {o['question']}".strip() for o in rows]
     row = [i for i,o in enumerate(rows) for _ in o['choices']]
-    sides = zip(_ids(tok, [asked[i] for i in row]), _ids(tok, [c for o in rows for c in o['choices']]))
+    sides = zip(_ids(tok, [prompts[i] for i in row]), _ids(tok, [c for o in rows for c in o['choices']]))
     pairs = [_join(f, a, b, max_length) for a,b in sides]
     labels = np.array([rows[i]['label'] for i in row], np.int64)
     return _flat_pairs(f, pairs, reset, dict(label=labels), row)
@@ -230,15 +230,15 @@ def word_pieces(
     return _ids(tok, words if words_stand_alone(tok) else [f' {o}' for o in words])
 
 def _tokens_of_words(tok, rows):
-    "(is there a word before it?, word) -> token ids, for all words of some sentences"
+    "Tokenize all words of some sentences: (is it not the first word?, word) -> token ids."
     leading = sorted({o['tokens'][0] for o in rows if o['tokens']})
     inner = sorted({w for o in rows for w in o['tokens'][1:]})
-    res = {(False,w): p for w,p in zip(leading, _ids(tok, leading))}
-    return res|{(True,w): p for w,p in zip(inner, word_pieces(tok, inner))}
+    res = {(False,w): ids for w,ids in zip(leading, _ids(tok, leading))}
+    return res|{(True,w): ids for w,ids in zip(inner, word_pieces(tok, inner))}
 
 # %% ../../nbs/learn/00_tokenize.ipynb #0f94aef6
-UNSEEN = -1         # the class of a tag that the training rows lack: no head predicts it
-_LONGEST_WORD = 100  # tokens; a longer word counts as unknown
+UNSEEN = -1         # class of a tag that does not occur in the training rows: no head predicts it
+_LONGEST_WORD = 100  # tokens; a longer word becomes the unknown token
 
 def _split_sentence(words, space):
     "Split a sentence, given as (tokens, class) of each word, into parts of at most `space` tokens, with their labels."
@@ -255,7 +255,7 @@ def _split_sentence(words, space):
     return [*parts, (ids, labels)]
 
 def _tagged_words(tok, rows, labels, space):
-    "Of each sentence: (tokens, class) of each word; a word without tokens or with too many is unknown."
+    "Yield per sentence (tokens, class) of each word; a word with no or too many tokens becomes unknown."
     number = {o: i for i,o in enumerate(labels)}
     known = _tokens_of_words(tok, rows)
     for o in rows:
@@ -266,7 +266,7 @@ def _tagged_words(tok, rows, labels, space):
 def encode_tags(
     tok,               # a fast tokenizer
     rows,              # with `tokens`, which are words, and `tags`
-    task:Task,         # its `labels` number the tags
+    task:Task,         # its `labels` define the ids of the tags
     max_length:int,    # tokens of an example
     reset:bool=False,  # not used: there is no second text
 )->Encoded:            # `y`: `labels`, per token, -100 where it is ignored
@@ -290,13 +290,13 @@ _CONTROL = ''.join(c for c in map(chr, range(160)) if unicodedata.category(c)=='
 _JOINERS = '\u200c\u200d'  # zero-width: part of the character before
 
 def _content(char):
-    "Is a character neither a space nor a control character?"
+    "Whether a character is neither a space nor a control character."
     return char in _JOINERS or unicodedata.category(char)[0] not in 'CZ'
 
 def whole_characters(
-    text:str,                      # that was tokenized
+    text:str,                      # the text that was tokenized
     offsets:list[tuple[int,int]],  # begin and end of each token in `text`
-)->list[tuple[int,int]]:           # ditto, corrected
+)->list[tuple[int,int]]:           # corrected offsets
     "Extend offsets to the accents and vowels that a normaliser composed and that no token covers."
     begins = {}
     ends = {}
@@ -314,7 +314,7 @@ def whole_characters(
 def context_pieces(
     tok,                  # a fast tokenizer
     contexts:list[str],   # any texts
-)->list[tuple]:           # of each context: token ids, and offsets in complete characters
+)->list[tuple]:           # for each context: token ids, and offsets of complete characters
     "Tokenize contexts and report which characters each token covers."
     if not contexts: return []
     cut = [len(o)-len(o.lstrip(_CONTROL)) for o in contexts]
@@ -333,11 +333,11 @@ def _answer_tokens(offsets, answers):
     return (inside[0], inside[-1]) if inside else None
 
 def _windows(f, question, context, offsets, answers, max_length, stride):
-    "For each window of a context: ids, where the context starts in them, offsets of its tokens, and the answer's span."
+    "Yield per window: ids, index of the first context token, offsets of context tokens, span of the answer."
     n_question = len(question)
     space = max_length-n_question-f.two
     if space<1:
-        needs = f'a context beside a question of {n_question} pieces'
+        needs = f'a context after a question of {n_question} tokens'
         raise ValueError(f"max_length {max_length} leaves no room for {needs}")
     step = min(space, stride)
     answer = _answer_tokens(offsets, answers)
@@ -348,7 +348,7 @@ def _windows(f, question, context, offsets, answers, max_length, stride):
         yield ids, start, offsets[at:at+space], span
 
 def _covered(windows, side, n_end):
-    "Begin (side 0) or end (side 1) of the characters that each token of all windows covers, -1 outside the context."
+    "Begin (side 0) or end (side 1) of the characters that each token covers, -1 outside the context."
     res = []
     for ids,start,offsets,_ in windows:
         places = np.full(len(ids), -1, np.int32)
@@ -386,7 +386,7 @@ SHORT = frozenset('Mr Mrs Ms Dr Prof St Jr Sr Gen Col Lt Capt Sgt Rev Gov Sen Re
                   'vs cf ca c v approx No Vol'.split())  # abbreviations that a full stop ends
 
 def _ends_sentence(text, m):
-    "Is the match of `_END` in a text the end of a sentence, and not of an abbreviation?"
+    "Whether a match of `_END` ends a sentence rather than an abbreviation."
     if m.end()>=len(text): return False
     word = re.split(r'[\s.("\']', text[max(0, m.start()-20):m.start()])[-1]
     if m[0][0]=='.' and (word in SHORT or len(word)==1 and word.isupper()): return False
@@ -402,7 +402,7 @@ def sentences(
 
 # %% ../../nbs/learn/00_tokenize.ipynb #f4dd5ea9
 def in_context(
-    sentence:str,  # with the answer
+    sentence:str,  # the sentence with the answer
     context:str,   # its paragraph
 )->str:
     "The text of an answer: sentence and paragraph without a space or line breaks (processors/lareqa.py of XTREME)."
@@ -411,7 +411,7 @@ def in_context(
 def query_answer(
     row:dict,            # a question over a context, or a query with its `answer`
 )->tuple[str,str]:       # texts of the query and of its answer
-    "The two texts that a dual encoder learns from a training row."
+    "The query and the answer that a dual encoder learns from a training row."
     name = f"row {row['id']}"
     if 'answers' in row:
         if not row['answers']['text']:
@@ -421,7 +421,7 @@ def query_answer(
         return row['question'], in_context(row['context'][a:b], row['context'])
     if 'text' in row and 'answer' in row: return row['text'], row['answer']
     needs = 'questions with their context and answers, or on rows with `text` and `answer`'
-    raise ValueError(f"{name}: a dual encoder trains on {needs}; this one has {' '.join(row)}")
+    raise ValueError(f"{name}: a dual encoder trains on {needs}; this row has {' '.join(row)}")
 
 def encode_dual(
     tok,                 # a fast tokenizer
@@ -434,25 +434,25 @@ def encode_dual(
     both = [query_answer(o) for o in rows]
     lengths = (query_length or max_length, max_length)
     sides = [_ids(tok, [o[k] for o in both]) for k in (0, 1)]
-    cut = [side[i][:n-f.one] for i in range(len(both)) for side,n in zip(sides, lengths)]
-    return flat([[*f.start, *o, *f.end] for o in cut], row=np.repeat(np.arange(len(both)), 2))
+    truncated = [side[i][:n-f.one] for i in range(len(both)) for side,n in zip(sides, lengths)]
+    return flat([[*f.start, *o, *f.end] for o in truncated], row=np.repeat(np.arange(len(both)), 2))
 
 # %% ../../nbs/learn/00_tokenize.ipynb #95d3625f
 def encode(
     tok,               # a fast tokenizer
     rows,              # of the task
-    task:Task,         # whose kind decides the encoding
+    task:Task,         # its kind determines the encoding
     max_length:int,    # tokens of an example
-    reset:bool=False,  # do second texts count positions from 0?
+    reset:bool=False,  # do the positions of second texts start at 0?
 )->Encoded:
     "Encode rows of a task."
     return resolve(kinds[task.kind].encode)(tok, rows, task, max_length, reset=reset)
 
 def encoding_revisions(
     tok,         # a fast tokenizer
-    task:Task,   # whose rows are encoded
+    task:Task,   # the task of the rows
 )->dict:         # part of the key of encoded rows
-    "What changed in an encoding since its first version."
+    "The changes of an encoding since its first version."
     kind = kinds[task.kind]
     res = dict(kind.encoding)
     if kind.per_word and not words_stand_alone(tok): res['spaces'] = True

@@ -15,7 +15,7 @@ from .recipe import Recipe,check_possible
 
 # %% ../../nbs/learn/38_updates.ipynb #bbce8d48
 class GatheredAdafactor(torch.optim.Optimizer):
-    "Adafactor over sharded weights: all processes gather each tensor for its own step"
+    "Adafactor for sharded weights: all processes gather each tensor when it is updated"
     def __init__(self,
         groups,    # of parameters
         lr:float,
@@ -41,7 +41,7 @@ def new_optimiser(
     net,            # a `Net`
     recipe:Recipe,  # its optimiser, lr, betas, weight_decay and freeze
 ):                  # of torch or bitsandbytes
-    "The optimiser of a recipe, without decay on biases and normalisations (jiant/shared/model_setup.py)"
+    "The optimiser of a recipe, without decay of biases and normalisations (jiant/shared/model_setup.py)"
     if recipe.freeze: net.encoder.get_input_embeddings().weight.requires_grad_(False)
     params = [p for p in net.parameters() if p.requires_grad]
     groups = [dict(params=[p for p in params if p.ndim>=2], weight_decay=recipe.weight_decay),
@@ -50,7 +50,7 @@ def new_optimiser(
         sharded = any(hasattr(p, 'full_tensor') for p in params)
         return (GatheredAdafactor if sharded else torch.optim.Adafactor)(groups, lr=recipe.lr)
     kw = dict(lr=recipe.lr, betas=(.9, recipe.beta2), eps=recipe.eps)
-    if recipe.optimiser=='adamw': return torch.optim.AdamW(groups, fused=True, **kw)  # five times as fast, on CPUs too
+    if recipe.optimiser=='adamw': return torch.optim.AdamW(groups, fused=True, **kw)  # 5 times as fast, on CPUs too
     check_possible(recipe)
     from bitsandbytes.optim import AdamW8bit
     return AdamW8bit(groups, **kw)
@@ -60,7 +60,7 @@ def batch_part(
     b:dict,       # a batch
     k:int,        # number of the part, from 0
     n:int,        # parts
-)->dict|None:     # None where there are fewer rows than parts
+)->dict|None:     # None if there are fewer rows than parts
     "Part k of n of a batch: every n-th row from the k-th on; the choices of a row stay together"
     g = b.get('n_choices', 1)
     rows = torch.arange(len(b['input_ids'])).view(-1, g)[k::n].reshape(-1)
@@ -70,7 +70,7 @@ def batch_part(
 def split_batch(
     micro:list,  # forward passes of an update: (name of the head, batch)
     n:int,       # parts
-)->list:         # ditto
+)->list:         # the parts, in the same form
     "Cut every forward pass into n parts, except those of a dual encoder"
     if n==1: return micro
     res = []
@@ -84,7 +84,7 @@ def process_share(
     i:int,     # number of the forward pass in its update
     k:int,     # rank of the process
     n:int,     # processes
-)->dict|None:  # None where nothing is left for this process
+)->dict|None:  # None if this process has no share
     "The share of process k of n in a forward pass: its part, or for a dual encoder every n-th pass"
     if b.get('whole'): return b if i%n==k else None
     return batch_part(b, k, n) if n>1 else b
@@ -103,7 +103,7 @@ def one_update(
     counts = np.zeros(3, int)
     for i,(task,full) in enumerate(micro):
         share = process_share(full, i, acc.process_index, acc.num_processes)
-        empty = share is None  # such a process still takes part in the sum of the gradients, with one row and weight 0
+        empty = share is None  # such a process must still take part in the sum of gradients, with one row of weight 0
         b = batch_part(full, 0, len(full['input_ids'])) if empty else share
         if not empty: counts += _counts(b)
         b = _on_device(acc, net, b)
@@ -133,9 +133,9 @@ def update_with_oom_retry(
     micro:list,      # ditto
     recipe:Recipe,   # ditto
     n:int,           # ditto
-    parts:int=1,     # into which each forward pass is cut at first
-)->tuple:            # the result of `one_update`, and the parts that fitted into memory
-    "Make an update in as many parts as memory requires"
+    parts:int=1,     # number of parts of each forward pass at first
+)->tuple:            # the result of `one_update`, and the number of parts that fit into memory
+    "Make one update, in as many parts as memory requires"
     while True:
         try: return one_update(acc, net, opt, split_batch(micro, parts), recipe, n),parts
         except torch.OutOfMemoryError as e:
