@@ -80,11 +80,11 @@ VALUES = (
     ('seed', '1:30', 'seed must be a whole number'),
     ('seed', '2024-01-01', 'seed must be a whole number'),
     # twice
-    ('intermediate', '[none, none]', "intermediate holds 'none' twice"),
+    ('intermediate', '[none, none]', "intermediate contains 'none' twice"),
     ('intermediate', "[none, ' none']", "intermediate ' none' is the same as 'none'"),
-    ('intermediate', '[none, mnli+squad_v1+mnli]', 'mnli is there twice'),
-    ('seed', '[1, 01]', 'seed holds 1 twice'),
-    ('target_lr', '[0.001, 1e-3]', 'target_lr holds 0.001 twice'),
+    ('intermediate', '[none, mnli+squad_v1+mnli]', 'mnli occurs twice'),
+    ('seed', '[1, 01]', 'seed contains 1 twice'),
+    ('target_lr', '[0.001, 1e-3]', 'target_lr contains 0.001 twice'),
     ('target', '[xnli, xnli]', "target holds 'xnli' twice"),
     ('intermediate', 'mnli', 'intermediate needs `none`'),
     # types
