@@ -213,7 +213,7 @@ def test_nobody_answers_the_question(folder, capsys, monkeypatch):
     monkeypatch.setattr(fetch, 'repositories', lambda wanted: found)
     monkeypatch.setattr(sys, 'stdin', io.StringIO(''))
     assert main(['data', '--fetch', 'small'])==2
-    assert '--yes fetches without asking' in capsys.readouterr().err
+    assert '--yes downloads without asking' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('buffered', [True, False], ids=['buffered', 'unbuffered'])
@@ -322,4 +322,4 @@ def test_doctor_finds_a_kernel_whose_program_is_gone(doctor, capsys, monkeypatch
     monkeypatch.setenv('JUPYTER_PATH', str(doctor/'jupyter'))
     (doctor/'settings.ini').write_text('[DEFAULT]\nkernel_name = gone\n')
     rows, out = rows_of_doctor(capsys)
-    assert not rows['kernel'] and '/no/such/python, which is not there' in out
+    assert not rows['kernel'] and '/no/such/python, which does not exist' in out
