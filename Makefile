@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 
-.PHONY: demo test check lab site bench studies clean setup
+.PHONY: demo test check lab site bench studies gallery clean setup
 
 # TORCH=cpu: as pinned; cuda: whatever build the package index gives; present: the torch of the surrounding Python
 ifeq ($(TORCH),present)
@@ -64,6 +64,14 @@ bench: setup
 studies: setup
 	for f in params/*.yaml; do case $$f in params/models.yaml) ;; *) $(BIN)/xstilts run $$f || exit 1;; esac; done
 	$(BIN)/xstilts publish
+
+# Rendered notebooks of the demo for readers on a code host
+GALLERY := study.ipynb=report.ipynb experiment.ipynb=experiments/score-mini-squad-v1-udpos-s0-*.ipynb \
+  stage.ipynb=stages/target-mini-udpos-after-squad-v1-s0-s0-*.ipynb
+gallery: setup
+	$(BIN)/xstilts run demo
+	$(foreach o,$(GALLERY),cp reports/demo/$(word 2,$(subst =, ,$(o))) reports/gallery/$(word 1,$(subst =, ,$(o))) &&) true
+	$(BIN)/nbdev-clean --fname reports/gallery
 
 clean:
 	rm -rf $(VENV) artifacts reports/site build dist *.egg-info

@@ -1,4 +1,4 @@
-"""Ships the notebooks that papermill executes: they are copied from nbs/ when the package is built, so that git holds them once."""
+"""Build the package with the notebooks that papermill executes, copied from nbs/ so that git holds them once."""
 import shutil
 from pathlib import Path
 
@@ -15,7 +15,8 @@ class BuildWithNotebooks(build_py):
         if self.editable_mode: return
         to = Path(self.build_lib)/'xstilts'/'templates'
         to.mkdir(parents=True, exist_ok=True)
-        for notebook in sorted(o for name in EXECUTED for o in Path('nbs', name).glob('*.ipynb')): shutil.copyfile(notebook, to/notebook.name)
+        for folder in EXECUTED:
+            for notebook in sorted(Path('nbs', folder).glob('*.ipynb')): shutil.copyfile(notebook, to/notebook.name)
 
 
 setup(cmdclass=dict(build_py=BuildWithNotebooks))

@@ -14,7 +14,9 @@ from xstilts.data.sources import MIRROR_SOURCES, SOURCES
 from xstilts.catalog.tasks import COLUMNS as TASK_COLUMNS, tasks
 
 NO_MIRROR = 'no mirror here: set XSTILTS_MIRROR'
-pytestmark = [pytest.mark.usefixtures('module_store'), pytest.mark.skipif(not settings().mirror.is_dir(), reason=NO_MIRROR)]
+pytestmark = [
+    pytest.mark.usefixtures('module_store'),
+    pytest.mark.skipif(not settings().mirror.is_dir(), reason=NO_MIRROR)]
 COLUMNS = {k: {*v.split()} for k, v in TASK_COLUMNS.items()}
 SOME = dict(xnli=('test', 'sw'), udpos=('test', 'ja'), panx=('test', 'te'), xquad=('test', 'ru'),
     tydiqa=('test', 'fi'), tatoeba=('test', 'ko'), squad_v1=('train', 'en'))

@@ -8,7 +8,7 @@ from xstilts.mini.meanings import NP, POS, Event, concepts, sound
 
 root = Path(__file__).parents[2]
 contributing = (root/'CONTRIBUTING.md').read_text(encoding='utf-8')
-section = re.search(r'^## Adding a language\n(.+?)^## ', contributing, re.S|re.M)[1]
+section = re.search(r'^## 7. Add a language of the synthetic world\n(.+?)^## ', contributing, re.S|re.M)[1]
 blocks = re.findall(r'^```(\w+)\n(.+?)^```$', section, re.S|re.M)
 (rows,), (code, golden) = ([text for kind, text in blocks if kind==o] for o in ('tsv', 'python'))
 

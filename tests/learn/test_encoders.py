@@ -16,15 +16,17 @@ folder = lambda name: files('xstilts').joinpath('assets', f'{name}-encoder')
 
 def test_all_together_are_small():
     assert sum(o.stat().st_size for name in SHIPPED for o in folder(name).iterdir())<8*2**20
-    assert {o.name for name in SHIPPED for o in folder(name).iterdir()}=={'README.md', 'config.json', 'log.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json'}
+    files = {'README.md', 'config.json', 'log.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json'}
+    assert {o.name for name in SHIPPED for o in folder(name).iterdir()}==files
 
 
 @pytest.mark.parametrize('name', SHIPPED)
 def test_card_and_recipe_agree(name):
-    "Shape, vocabulary and languages are those of the row that makes the encoder again; the card says that there was bilingual supervision."
+    "Shape, vocabulary and languages are those of the row in models.yaml; the card states the bilingual supervision."
     card = folder(name).joinpath('README.md').read_text()
     assert 'Bilingual supervision: yes' in card and f'`{name}-remade`' in card and 'Licence' in card
-    row, s = own_models()[f'{name}-remade'], pretraining(Experiment(model=f'{name}-remade', intermediate='none', target='tatoeba', seed=0))
+    row = own_models()[f'{name}-remade']
+    s = pretraining(Experiment(model=f'{name}-remade', intermediate='none', target='tatoeba', seed=0))
     encoder, tok = load_encoder(None, name)
     c = encoder.config
     assert (c.num_hidden_layers, c.hidden_size, c.num_attention_heads)==(s.shape.layers, s.shape.hidden, s.shape.heads)

@@ -28,7 +28,8 @@ print(grown)
 
 def test_neighbours_keep_within_their_memory():
     "The whole product would take 288 MB; 16 are allowed, and 2 are the results."
-    res = subprocess.run([sys.executable, '-c', SEARCH], cwd=root, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
+    env = dict(os.environ, OMP_NUM_THREADS='1')
+    res = subprocess.run([sys.executable, '-c', SEARCH], cwd=root, capture_output=True, text=True, env=env)
     assert res.returncode==0, res.stderr
     assert int(res.stdout)<60*2**20, f'{int(res.stdout)/2**20:.0f} MB'
 
@@ -38,7 +39,10 @@ def smoke(tmp_path_factory):
     "The rows of the benchmark at the values of its parameters cell"
     to = tmp_path_factory.mktemp('bench')
     env = dict(os.environ, OMP_NUM_THREADS='1', XSTILTS_ARTIFACTS=str(to))
-    res = subprocess.run([sys.executable, '-m', 'papermill', '-k', 'python3', str(root/'nbs'/'bench'/'90_benchmark.ipynb'), str(to/'out.ipynb'), '-p', 'folder', str(to/'rows')], cwd=root, env=env, capture_output=True, text=True)
+    notebook = root/'nbs'/'bench'/'90_benchmark.ipynb'
+    papermill = [sys.executable, '-m', 'papermill', '-k', 'python3']
+    command = [*papermill, str(notebook), str(to/'out.ipynb'), '-p', 'folder', str(to/'rows')]
+    res = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True)
     assert res.returncode==0, res.stderr[-3000:]
     file, = (to/'rows').glob('*.jsonl')
     return [json.loads(o) for o in file.read_text().splitlines()]
@@ -48,7 +52,8 @@ def test_benchmark_has_a_row_for_every_work_and_system(smoke):
     systems = {}
     for o in smoke: systems.setdefault(o['work'], set()).add(o['system'])
     for kind in ('pair', 'span', 'tags'):
-        for work in (f'train-{kind}', f'predict-{kind}'): assert systems[work]>={'published', 'default collator', 'best flags', 'ours, float32'}, work
+        for work in (f'train-{kind}', f'predict-{kind}'):
+            assert systems[work]>={'published', 'default collator', 'best flags', 'ours, float32'}, work
     assert 'ours, last layer' in systems['embed'] and 'ours, both from one product' in systems['retrieve-200x300']
 
 
@@ -58,4 +63,5 @@ def test_benchmark_rows_are_whole(smoke):
         assert o['hardware'] and o['versions']['torch'] and o['peak_gflops']['float32']>0, o
         if o['work'].startswith(('train', 'predict')): assert 0<o['useful_share']<=1, o
     useful = {(o['work'], o['system']): o['useful_share'] for o in smoke}
-    for kind in ('pair', 'span', 'tags'): assert useful[f'train-{kind}', 'ours, float32']>useful[f'train-{kind}', 'published']
+    for kind in ('pair', 'span', 'tags'):
+        assert useful[f'train-{kind}', 'ours, float32']>useful[f'train-{kind}', 'published']

@@ -154,9 +154,9 @@ WAYS = MappingProxyType({  # task -> row to texts, text to prediction
 INPUT = 1024                                                   # pieces, of multilingual_t5/gin/sequence_lengths
 
 def target_length(
-    task:Task,
-)->int:        # pieces, ditto
-    "How long the answers of a task may be"
+    task:Task,  # one of `WAYS`
+)->int:         # tokens
+    "The longest answer that is generated for a task"
     return kinds[task.kind].target_length
 
 def ways(
@@ -217,7 +217,9 @@ def seq2seq(
     readable(path, weights=random is None)
     at = source(path)
     cfg = config_of(path, at, dropout)
-    if not family(cfg.model_type).seq2seq: raise ValueError(f"head text2text needs a model that writes ({' '.join(o.name for o in families.values() if o.seq2seq)}), {path} is of type {cfg.model_type}")
+    if not family(cfg.model_type).seq2seq:
+        known = ' '.join(o.name for o in families.values() if o.seq2seq)
+        raise ValueError(f"head text2text needs a model that writes ({known}), {path} is of type {cfg.model_type}")
     cfg.is_encoder_decoder = True
     if random is None: return filled(path, cfg, at, AutoModelForSeq2SeqLM)
     torch.manual_seed(random)

@@ -25,10 +25,14 @@ from .checkpoints import BestWeights,best_row,checkpoint_damage,load_checkpoint,
 from .updates import new_optimiser,update_with_oom_retry
 
 # %% ../../nbs/learn/40_train.ipynb #51512050
-def n_labels(net, micro:list)->int:
-    "The number of labels of a whole update, known before the first forward pass"
+def n_labels(
+    net,          # a `Net`
+    micro:list,   # (task, batch) of each forward pass of an update
+)->int:
+    "The number of labels of an update, known before the first forward pass"
     def count(task, b):
-        if 'labels' in b and (task=='mlm' or kinds[net.heads[task].kind].per_word): return int((b['labels']!=-100).sum())
+        per_token = task=='mlm' or kinds[net.heads[task].kind].per_word
+        if per_token and 'labels' in b: return int((b['labels']!=-100).sum())
         return len(b['input_ids'])//b.get('n_choices', 1)
     return max(1, sum(count(*o) for o in micro))
 
@@ -78,21 +82,51 @@ class Meter:
         return res
 
 # %% ../../nbs/learn/40_train.ipynb #6a30bddc
-def chance_loss(kind:str, enc, negatives:int=0)->float:
-    "The loss of knowing only how frequent each answer is, or for a dual encoder how many there are; of `enc`, an `Encoded`"
+def chance_loss(
+    kind:str,         # of the task, a row of `kinds`
+    enc,              # `Encoded` training rows
+    negatives:int=0,  # pairs that a dual encoder contrasts; 0 for other kinds
+)->float:             # in nats; for scores their variance
+    "The loss of a network that knows only how frequent each answer is"
     return resolve(kinds[kind].chance_loss)(enc, negatives)
 
-def entropy(labels)->float:
-    "The entropy of labels, in nats"
+def entropy(
+    labels,   # (n,) int
+)->float:     # in nats
+    "The entropy of the distribution of labels"
     p = np.bincount(labels)/len(labels)
     return float(-(p[p>0]*np.log(p[p>0])).sum())
 
-def class_entropy(enc, negatives:int=0)->float: return entropy(enc.y['label'])
-def tag_entropy(enc, negatives:int=0)->float: return entropy(enc.y['labels'][enc.y['labels']>=0])
-def choice_entropy(enc, negatives:int=0)->float: return math.log(len(enc)/max(1, len(set(enc.row))))
-def score_variance(enc, negatives:int=0)->float: return float(np.var(enc.y['score']))
-def position_entropy(enc, negatives:int=0)->float: return float(np.log(enc.lengths).mean())
-def contrast_entropy(enc, negatives:int)->float: return math.log(min(negatives, len(enc)//2))
+# The loss of chance by kind of task, as `kinds` names it; the parameters are those of `chance_loss`
+def class_entropy(
+    enc,              # with `label`
+    negatives:int=0,  # not used
+)->float: return entropy(enc.y['label'])
+
+def tag_entropy(
+    enc,              # with `labels`, -100 where there is none
+    negatives:int=0,  # not used
+)->float: return entropy(enc.y['labels'][enc.y['labels']>=0])
+
+def choice_entropy(
+    enc,              # one example per choice
+    negatives:int=0,  # not used
+)->float: return math.log(len(enc)/max(1, len(set(enc.row))))
+
+def score_variance(
+    enc,              # with `score`
+    negatives:int=0,  # not used
+)->float: return float(np.var(enc.y['score']))
+
+def position_entropy(
+    enc,              # windows of contexts
+    negatives:int=0,  # not used
+)->float: return float(np.log(enc.lengths).mean())
+
+def contrast_entropy(
+    enc,              # queries and answers by turns
+    negatives:int,    # pairs that are contrasted
+)->float: return math.log(min(negatives, len(enc)//2))
 
 def stuck_at_chance(
     log:list[dict],    # entries of a training log

@@ -147,6 +147,9 @@ def main_scores(
     "The main metric of a result in every language, and its mean"
     return with_mean({l: v[result['main']] for l,v in result['scores'].items()})
 
+_RUN_COLUMNS = ('name','setup','intermediate','target','seed','stored','same_data','flags','hardware','experiment',
+    'result')
+
 def _run_row(experiment, result, name, setup):
     "A run as a row of a table, with its `Experiment` and its result"
     return dict(name=name, setup=setup, intermediate=experiment.intermediate, target=experiment.target,
@@ -165,7 +168,7 @@ def _read_floors(study):
     for o in floors(study):
         setup = setup_of(replace(o, model=o.model.removeprefix('random:')), study)
         rows.append(_run_row(o, _stored_result(o), o.name, setup)|dict(flags=[], hardware=[]))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=_RUN_COLUMNS)  # of a study of random encoders there are none
 
 # %% ../../nbs/report/05_results.ipynb #03477731
 POINTS = [*PAIR,'seed','language']  # index of a matrix of bootstrap points

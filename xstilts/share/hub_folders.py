@@ -21,23 +21,34 @@ from ..core.store import check_sealed,artifact_path,read_json,read_score
 from ..catalog.tasks import Task,tasks,train_task
 
 # %% ../../nbs/share/20_hub_folders.ipynb #9e7951cb
-def export_refusal(
-    kind:str, model_type:str,  # of the head, of the encoder
-    pooled:str='first',        # what the head reads of a text
-    reset:bool=False,          # were positions of second texts counted from the start?
-)->str:                        # '' if the class of `transformers` computes the same
-    "Why a head cannot be exported"
-    row,fam = kinds[kind],family(model_type)
-    if not row.auto_class: return row.no_export or f"no pipeline takes a head for {kind}"
-    if reset and row.two_texts: return "the second text counts its positions from the start (reset_positions), which the class of `transformers` does not; train with target_reset_positions: false"
-    if fam.no_export: return fam.no_export
-    if kind in fam.in_decoder: return f"the class of {model_type} for {row.pipeline} reads its decoder, our head the encoder"
-    if kind not in fam.exports: return f"the class of {model_type} has not been compared with our heads; compared: {' '.join(o.name for o in families.values() if o.exports)}"
-    if row.one_vector and pooled!='first': return "the head reads the mean over all pieces, the class of `transformers` the first piece"
-    return ''
+_RESET = ("the second text counts its positions from the start (reset_positions), which the class of "
+    "`transformers` does not; train with target_reset_positions: false")
+_MEAN = "the head reads the mean over all tokens, the class of `transformers` the first token"
 
-def head_weights(kind:str, model_type:str)->dict[str,str]:
-    "Our layers of a head and the names they have in the class of `transformers`"
+def export_refusal(
+    kind:str,            # of the task of the head
+    model_type:str,      # of the encoder
+    pooled:str='first',  # what the head reads of a text
+    reset:bool=False,    # were positions of second texts counted from the start?
+)->str:                  # '' if the class of `transformers` computes the same
+    "Why a head cannot be exported"
+    row = kinds[kind]
+    fam = family(model_type)
+    if not row.auto_class: return row.no_export or f"no pipeline takes a head for {kind}"
+    if reset and row.two_texts: return _RESET
+    if fam.no_export: return fam.no_export
+    if kind in fam.in_decoder:
+        return f"the class of {model_type} for {row.pipeline} reads its decoder, our head the encoder"
+    if kind not in fam.exports:
+        compared = ' '.join(o.name for o in families.values() if o.exports)
+        return f"the class of {model_type} has not been compared with our heads; compared: {compared}"
+    return _MEAN if row.one_vector and pooled!='first' else ''
+
+def head_weights(
+    kind:str,          # of the task of the head
+    model_type:str,    # of the encoder
+)->dict[str,str]:      # our layer -> its name there
+    "The names that the layers of a head have in the class of `transformers`"
     return dict(out=kinds[kind].layer) if kinds[kind].layer else dict(family(model_type).text_layers)
 
 # %% ../../nbs/share/20_hub_folders.ipynb #a229712f
@@ -137,7 +148,8 @@ def _eval_results(task, results):
     for lang,scores in results.items():
         data = dict(dataset_type=task.hub or task.name, dataset_name=f'{task.name} {lang}', dataset_config=lang)
         points = {k: round(v, 2) for k,v in scores.items() if k!='n'}
-        res += [EvalResult(task_type=kinds[task.kind].pipeline, metric_type=k, metric_value=v, **data) for k,v in points.items()]
+        data['task_type'] = kinds[task.kind].pipeline
+        res += [EvalResult(metric_type=k, metric_value=v, **data) for k,v in points.items()]
     return res
 
 def card_metadata(
