@@ -85,7 +85,7 @@ VALUES = (
     ('intermediate', '[none, mnli+squad_v1+mnli]', 'mnli occurs twice'),
     ('seed', '[1, 01]', 'seed contains 1 twice'),
     ('target_lr', '[0.001, 1e-3]', 'target_lr contains 0.001 twice'),
-    ('target', '[xnli, xnli]', "target holds 'xnli' twice"),
+    ('target', '[xnli, xnli]', "target contains 'xnli' twice"),
     ('intermediate', 'mnli', 'intermediate needs `none`'),
     # types
     ('target_epochs', '2.5', 'line 8: target_epochs must be a whole number, at least 1'),
