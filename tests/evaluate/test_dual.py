@@ -191,13 +191,13 @@ def test_mewslix_from_a_folder(folder, tmp_path):
 
 
 def test_mewslix_without_training_rows(folder):
-    "The file that lacks is named, and what can be done without it; then it is another measure, which is told."
+    "The file that lacks is named, and what can be done without it; the scores are then not comparable, and a flag says so."
     (folder/'wikipedia_pairs-train.jsonl').unlink()
     words = ('mewslix: wikipedia_pairs-train.jsonl is not there; '
         '.*`dual: false` scores the encoder without this training')
     with pytest.raises(ValueError, match=words): score_key(mewslix())
     res = read_json(run_experiment(mewslix(dual=False)))
-    assert res['stages']==[] and 'another measure than XTREME-R' in res['flags'][0]
+    assert res['stages']==[] and 'not comparable with XTREME-R' in res['flags'][0]
 
 
 def test_rows_that_are_no_pairs(folder):
