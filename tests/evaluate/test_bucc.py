@@ -49,7 +49,7 @@ def test_a_repeated_sentence(gold, f1, folder):
     assert res['scores']['de']['f1']==pytest.approx(f1, abs=.005)
     missed = len(gold)-5
     flag = next(o for o in res['flags'] if 'more than once' in o)
-    assert flag==('bucc2018 in de: 2 of 13 sentences occur more than once and so are no candidates, '
+    assert flag==('bucc2018 in de: 2 of 13 sentences occur more than once and so are not candidates, '
         f'{missed} of {len(gold)} gold pairs contain one and count as missed (as in XTREME)')
 
 

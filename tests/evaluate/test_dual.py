@@ -128,7 +128,7 @@ def test_lareqa_of_the_miniature(tmp_path):
     for l in ('de', 'en'): assert got[l]['map20']==pytest.approx(res['scores'][l]['map20'], abs=1e-6)
     plain = Experiment(**{**vars(experiment), 'settings': dict(eval_limit=10, languages='de en', dual=False)})
     assert not stages_of(plain) and prediction_key(plain)!=prediction_key(experiment)
-    assert 'the encoder as it is' in read_json(run_experiment(plain))['flags'][0]
+    assert 'scored without training a dual encoder' in read_json(run_experiment(plain))['flags'][0]
     export_experiment(plain, tmp_path/'plain', part=True)
     assert 'dual: false' in (tmp_path/'plain'/'README.txt').read_text()
 
@@ -197,7 +197,7 @@ def test_mewslix_without_training_rows(folder):
         '.*`dual: false` scores the encoder without this training')
     with pytest.raises(ValueError, match=words): score_key(mewslix())
     res = read_json(run_experiment(mewslix(dual=False)))
-    assert res['stages']==[] and 'another measure than XTREME-R' in res['flags'][0]
+    assert res['stages']==[] and 'not comparable with XTREME-R' in res['flags'][0]
 
 
 def test_rows_that_are_no_pairs(folder):

@@ -79,8 +79,7 @@ def test_training_and_scoring_on_one_split_is_refused():
 
 
 def test_a_suite_member_without_data_is_named():
-    "An experiment on a task without data is an error that names the task."
-    with pytest.raises(ValueError, match='bucc2018 is on no hub and its folder is not there'):
+    with pytest.raises(ValueError, match='bucc2018 is not on the hub and its folder does not exist'):
         Experiment(model='mini', intermediate='none', target='bucc2018', seed=0, data='hub')
     with pytest.raises(ValueError, match='all_free leaves ccg out'):
         Experiment(model='mini', intermediate='all', target='xnli', seed=0, data='hub')

@@ -104,7 +104,7 @@ def test_more_processes_than_gpus(folder, monkeypatch):
     from xstilts.run.identity import n_devices
     monkeypatch.setattr('torch.cuda.device_count', lambda: 1)
     monkeypatch.setenv('XSTILTS_DEVICES', '4')
-    words = 'devices is 4, and this machine has 1 GPU: say at most that in settings.ini or XSTILTS_DEVICES'
+    words = 'devices is 4, and this machine has 1 GPU: set at most that in settings.ini or XSTILTS_DEVICES'
     with pytest.raises(ValueError, match=words): n_devices()
 
 

@@ -85,8 +85,8 @@ WRONG = [  # arguments, and words of the message
     (('init', 'settings.ini'), 'settings.ini is a file'),
     (('init', '.'), 'settings.ini already, and nothing is overwritten'),
     (('init', 'settings.ini/below'), 'settings.ini'),
-    *(((verb,), "Missing argument 'file'") for verb in OF_A_STUDY),
-    *(((verb, ''), "'file': it is empty") for verb in OF_A_STUDY),
+    *(((verb,), "Missing argument 'STUDY'") for verb in OF_A_STUDY),
+    *(((verb, ''), "'STUDY': it is empty") for verb in OF_A_STUDY),
     *(((verb, 'smal'), 'no study file') for verb in OF_A_STUDY),
     *(((verb, 'params'), 'no study file') for verb in OF_A_STUDY),
     *(((verb, 'settings.ini/x.yaml'), 'no study file') for verb in OF_A_STUDY),
@@ -95,11 +95,11 @@ WRONG = [  # arguments, and words of the message
     *(((verb, 'small', '--jsn'), 'No such option: --jsn') for verb in OF_A_STUDY),
     *(((verb, 'small', '--jobs', 'many'), "'--jobs': 'many' is not a whole number") for verb in ('run', 'retry')),
     (('plan', 'x'*300), 'File name too long'),
-    (('logs',), "Missing argument 'node'"),
-    (('logs', ''), "'node': it is empty"),
+    (('logs',), "Missing argument 'NODE'"),
+    (('logs', ''), "'NODE': it is empty"),
     (('logs', 'score-nothing'), "no failed node matches 'score-nothing'"),
-    (('report',), "Missing argument 'what'"),
-    (('report', ''), "'what': it is empty"),
+    (('report',), "Missing argument 'STUDY_OR_NODE'"),
+    (('report', ''), "'STUDY_OR_NODE': it is empty"),
     (('report', 'score-nothing'), "'score-nothing'"),
     (('report', 'score-nothing', '--same-data'), '--same-data is for the report of a study'),
     (('publish',), 'no study has been rendered'),
@@ -112,7 +112,7 @@ WRONG = [  # arguments, and words of the message
     (('data', '--fetch'), "Option '--fetch' requires an argument"),
     (('data', '--fetch', 'smal'), 'no study file'),
     (('data', '--fetch', 'small', '--json'), '--fetch downloads'),
-    (('export',), "Missing argument 'what'|Missing option '--to'"),
+    (('export',), "Missing argument 'STUDY_OR_NODE'|Missing option '--to'"),
     (('export', 'small'), "Missing option '--to'"),
     (('export', 'small', '--to', ''), "'--to': it is empty"),
     (('export', 'small', '--to', 'settings.ini'), 'settings.ini is not a folder'),
@@ -216,7 +216,7 @@ def test_nobody_answers_the_question(folder, capsys, monkeypatch):
     monkeypatch.setattr(fetch, 'repositories', lambda wanted: found)
     monkeypatch.setattr(sys, 'stdin', io.StringIO(''))
     assert main(['data', '--fetch', 'small'])==2
-    assert '--yes fetches without asking' in capsys.readouterr().err
+    assert '--yes downloads without asking' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('buffered', [True, False], ids=['buffered', 'unbuffered'])
@@ -328,4 +328,4 @@ def test_doctor_finds_a_kernel_whose_program_is_gone(doctor, capsys, monkeypatch
     monkeypatch.setenv('JUPYTER_PATH', str(doctor/'jupyter'))
     (doctor/'settings.ini').write_text('[DEFAULT]\nkernel_name = gone\n')
     rows, out = rows_of_doctor(capsys)
-    assert not rows['kernel'] and '/no/such/python, which is not there' in out
+    assert not rows['kernel'] and '/no/such/python, which does not exist' in out

@@ -84,7 +84,7 @@ def test_whatever_a_node_ends_in_is_its_failure(error, fake):
 def test_a_notebook_that_makes_nothing_has_failed(fake):
     "A notebook that does not create its result has failed."
     errors = engine.run(graph(node('lazy')))
-    assert 'did not make lazy' in errors['lazy']
+    assert 'ended without writing lazy' in errors['lazy']
 
 
 def test_a_broken_template_fails(store):

@@ -79,13 +79,13 @@ VALUES = (
     ('seed', '1_000', 'seed must be a whole number'),
     ('seed', '1:30', 'seed must be a whole number'),
     ('seed', '2024-01-01', 'seed must be a whole number'),
-    # repetitions
-    ('intermediate', '[none, none]', "intermediate holds 'none' twice"),
+    # twice
+    ('intermediate', '[none, none]', "intermediate contains 'none' twice"),
     ('intermediate', "[none, ' none']", "intermediate ' none' is the same as 'none'"),
-    ('intermediate', '[none, mnli+squad_v1+mnli]', 'mnli is there twice'),
-    ('seed', '[1, 01]', 'seed holds 1 twice'),
-    ('target_lr', '[0.001, 1e-3]', 'target_lr holds 0.001 twice'),
-    ('target', '[xnli, xnli]', "target holds 'xnli' twice"),
+    ('intermediate', '[none, mnli+squad_v1+mnli]', 'mnli occurs twice'),
+    ('seed', '[1, 01]', 'seed contains 1 twice'),
+    ('target_lr', '[0.001, 1e-3]', 'target_lr contains 0.001 twice'),
+    ('target', '[xnli, xnli]', "target contains 'xnli' twice"),
     ('intermediate', 'mnli', 'intermediate needs `none`'),
     # types
     ('target_epochs', '2.5', 'line 8: target_epochs must be a whole number, at least 1'),

@@ -22,7 +22,7 @@ from .recipes import resolve_pretraining,resolve_recipe
 # %% ../../nbs/run/10_experiment.ipynb #35b7bd45
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    "One combination: what it is trained on, predicted on and scored on"
+    "One combination of model, intermediate task, target task and seed, with its settings"
     model:str         # an entry of `encoders.models`, random:<name>, a folder, or a repository of the hub
     intermediate:str  # in the notation of `intermediate`
     target:str        # a task
@@ -43,7 +43,7 @@ class Experiment:
     @property
     def trained(self)->bool: return _has_target_stage(self)
     @property
-    def same_data(self)->bool: return _trains_twice_on_the_same(self)
+    def same_data(self)->bool: return _trains_twice_on_same_data(self)
     @property
     def name(self)->str: return self.called(self.model)
     @property
@@ -60,13 +60,13 @@ class Experiment:
 
 # %% ../../nbs/run/10_experiment.ipynb #06b9c402
 def _has_target_stage(experiment):
-    "Is anything trained on the target task? A dual encoder only if the study asks for it"
+    "Is anything trained on the target task? A dual encoder is, unless the study sets `dual: false`"
     task = tasks[experiment.target]
     if not task.trained: return False
     return not task.dual or experiment.settings.get('dual', True)
 
-def _trains_twice_on_the_same(experiment):
-    "Does an intermediate stage read the rows that train the target? Such a gain measures more epochs, not transfer"
+def _trains_twice_on_same_data(experiment):
+    "Does an intermediate stage train on the target's training rows? Its gain then measures more epochs, not transfer"
     if not experiment.trained: return False
     return any(same_data(o, experiment.target) for o in parse_intermediate(experiment.intermediate).tasks)
 
@@ -81,7 +81,7 @@ def _scored_languages(experiment):
     task = experiment.target
     origin = origins[experiment.data]
     there = origin.covered(task, experiment.split)
-    if not there: raise ValueError(f"{task}: the {experiment.data} has no {experiment.split} rows of it in any language")
+    if not there: raise ValueError(f"{task}: the {experiment.data} has no {experiment.split} rows in any language")
     known = there+tasks[task].more if origin.real else there
     asked = _asked_languages(experiment)
     res = tuple(o for o in (asked or there) if o in known)
@@ -90,7 +90,7 @@ def _scored_languages(experiment):
         f"it has {' '.join(there)}")
 
 def _asked_languages(experiment):
-    "Codes of languages, checked; of a benchmark those in which it has the task"
+    "The languages that a study asks for, by their codes or by the name of a benchmark"
     asked = str(experiment.settings.get('languages') or '').split()
     if len(asked)==1 and asked[0] in SUITES:
         return list(SUITES[asked[0]].get(experiment.target, ())) or [f'in which {asked[0]} has it']
@@ -99,7 +99,7 @@ def _asked_languages(experiment):
 
 # %% ../../nbs/run/10_experiment.ipynb #82403266
 def _check(experiment):
-    "Every field of an experiment, before any data is read"
+    "Check every field of an experiment, before any data is read"
     check_settings({o: getattr(experiment, o) for o in FIELDS}, experiment.settings)
     choose('data origin', experiment.data, ORIGINS)
     model(experiment.model)
@@ -120,7 +120,7 @@ def _check_data(experiment, task):
     langs(experiment.data, task)
     if not origins[experiment.data].real or not tasks[task].folder or has_folder(experiment.data, task): return
     advice = ': all_free leaves ccg out' if experiment.intermediate=='all' else ''
-    raise ValueError(f"{task} is on no hub and its folder is not there (see nbs/data/12_folders.ipynb){advice}")
+    raise ValueError(f"{task} is not on the hub and its folder does not exist (see nbs/data/12_folders.ipynb){advice}")
 
 def _check_eval_split(experiment):
     "Refuse a split that the task does not have, and the one that chose BUCC's threshold"
@@ -146,7 +146,7 @@ def _check_text2text(experiment, trained):
         raise ValueError("head text2text has no masked language modelling: leave mlm_rate at 0")
 
 def _check_device_and_runtime(experiment):
-    "Refuse a device that is missing and a runtime that cannot run the head; what is not installed is asked for later"
+    "Refuse a device that is missing and a runtime that cannot run the head; packages are checked later"
     if experiment.settings.get('device')=='cuda': need_gpu()
     runtime = experiment.runtime
     if runtime=='torch': return
@@ -171,7 +171,7 @@ def _check_mlm(experiment, prefix, recipe):
     "Refuse masked language modelling without languages, and languages that the miniature does not have"
     read = recipe.mlm_languages.split() or model(experiment.model).langs
     if not read:
-        raise ValueError(f"{prefix}_rate: which languages {experiment.model} has seen is not known; "
+        raise ValueError(f"{prefix}_rate: it is not known on which languages {experiment.model} was pretrained; "
             f"give {prefix}_languages")
     if not origins[experiment.data].real: in_miniature(f'{prefix}_languages', read)
 
@@ -209,7 +209,7 @@ def layer_of(
     layer = experiment.settings.get('layer', model(experiment.model).layer)
     if layer is None:
         raise ValueError(f"model {experiment.model} has no retrieval layer in its row: give `layer`, "
-            "chosen on development data")
+            "chosen on dev data")
     return layer
 
 def is_mined(

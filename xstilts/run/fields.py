@@ -32,11 +32,11 @@ EXPERIMENT = table(
     Setting(name='head', type=str, values=HEADS),
     Setting(name='runtime', type=str, values=RUNTIMES),
     Setting(name='device', type=str, values=DEVICES),
-    Setting(name='dual', type=bool))                          # LAReQA, Mewsli-X: train, or score the encoder as it is?
+    Setting(name='dual', type=bool))                          # LAReQA, Mewsli-X: train a dual encoder?
 
 # %% ../../nbs/run/00_fields.ipynb #a99d7372
 def _in_phase(phase, setting):
-    "A setting of a training as a study names it"
+    "A setting of a recipe under its name in a study: `lr` of the target stage is `target_lr`"
     return replace(setting, name=f'{phase}_{setting.name}')
 
 @lru_cache
@@ -77,7 +77,7 @@ def in_miniature(
 def layers_in(
     row:Model,   # of the table of encoders
 )->int|None:
-    "Layers of an encoder in a folder, from its config.json; None if the file is not there or does not say."
+    "Layers of an encoder in a folder, from its config.json; None if the file is missing or does not say."
     f = Path(folder_of(row))/'config.json'
     found = json.loads(f.read_text(encoding='utf-8')) if f.exists() else {}
     return found.get('num_hidden_layers') or found.get('num_layers')
@@ -87,5 +87,5 @@ def need_gpu():
     import torch
     if torch.cuda.is_available(): return
     raise ValueError(f"device cuda: torch {torch.__version__} finds no GPU on this machine; "
-        "leave `device` out to train on the processor, or install a build of torch for your GPU "
+        "leave `device` out to train on the CPU, or install a build of torch for your GPU "
         "(make setup TORCH=cuda)")

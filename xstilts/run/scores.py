@@ -32,7 +32,7 @@ def run_experiment(
     experiment:Experiment,  # one combination of model, tasks and seed
     report=None,  # a function that gets each row of the log of its trainings
 )->Path:          # a JSON file
-    "The scores of an experiment: found in the store, or computed together with whatever they lack"
+    "The scores of an experiment, from the store or computed now, together with everything they need"
     from xstilts.evaluate.runtimes import ready
     to = artifact_path('scores', f'{score_key(experiment)}.json')
     if _is_scored(experiment, to): return to
@@ -64,7 +64,7 @@ def _predict_if_missing(experiment):
 def predictions_of(
     experiment:Experiment,  # one combination of model, tasks and seed
 )->dict[str,list[dict]]:  # language -> rows
-    "The predictions of an experiment: found in the store, or computed"
+    "The predictions of an experiment, from the store or computed now"
     from xstilts.evaluate.predict import read_predictions
     if not has_predictions(experiment): run_experiment(experiment)
     return read_predictions(artifact_path('predictions', prediction_key(experiment)), experiment.target)
@@ -111,19 +111,19 @@ def _training_warnings(experiment):
     return [f'{stage.name}: {warning}' for stage,record in made for warning in stage_warnings(record)]
 
 def _unparsed(experiment, predictions):
-    "Generated answers that could not be read"
+    "Warn about generated answers that could not be parsed"
     from xstilts.learn.text2text import unparsed_warning
     if experiment.head!='text2text': return ''
     return unparsed_warning([o for lang in experiment.langs for o in predictions[lang]])
 
 def _untrained(experiment):
-    "A task with a published training, scored without it"
+    "Warn about a task with a published training that is scored without it"
     if not tasks[experiment.target].trained or experiment.trained: return ''
-    return (f"{experiment.target}: the encoder as it is, which is another measure than XTREME-R's, "
-        "whose encoders were trained for it (dual: false)")
+    return (f"{experiment.target}: scored without training a dual encoder (dual: false), "
+        "so not comparable with XTREME-R, which trains one")
 
 def _one_class(experiment, predictions):
-    "A classifier that gives every item the same class"
+    "Warn about a classifier that gives every item the same class"
     if kinds[tasks[experiment.target].kind].majority!='label': return ''
     stuck = [o for o in experiment.langs if _same_answer(predictions[o])]
     return f"collapsed: one class predicted in {' '.join(stuck)}" if stuck else ''
@@ -134,7 +134,7 @@ def _same_answer(rows): return len(rows)>20 and len({str(o['pred']) for o in row
 def data_warnings(
     experiment:Experiment,  # one combination of model, tasks and seed
 )->list[str]:  # sentences, each once
-    "What real data lack or repeat: missing languages, unusual splits, rows left out, test items among training rows"
+    "Warnings about real data: missing languages, unusual splits, rows left out, test items among training rows"
     if not origins[experiment.data].real: return []
     res = [_missing_languages(experiment), *test_set_warnings(experiment)]
     for stage in stages_of(experiment):
@@ -144,7 +144,7 @@ def data_warnings(
 def test_set_warnings(
     experiment:Experiment,  # one combination of model, tasks and seed
 )->list[str]:
-    "Test rows left out for want of a label, and repeated sentences where pairs are mined from two pools"
+    "Warnings about test rows without a label, and about repeated sentences where pairs are mined from two pools"
     from xstilts.evaluate.retrieval import repetition_warning
     res = [left_out_note(experiment.data, experiment.target, experiment.split, o) for o in experiment.langs]
     if is_mined(experiment):
@@ -152,13 +152,14 @@ def test_set_warnings(
     return [o for o in res if o]
 
 def _missing_languages(experiment):
-    "Languages of the task that the origin lacks, where the study asks for all"
+    "Warn about languages of the task that the origin lacks, if the study asks for all"
     if not origins[experiment.data].real or experiment.settings.get('languages'): return ''
     gaps = [o for o in tasks[experiment.target].langs if o not in experiment.langs]
-    return f"{experiment.target}: the {experiment.data} has no {experiment.split} rows in {' '.join(gaps)}" if gaps else ''
+    if not gaps: return ''
+    return f"{experiment.target}: the {experiment.data} has no {experiment.split} rows in {' '.join(gaps)}"
 
 def _part_warnings(experiment, text, recipe):
-    "An unusual training split, training rows left out, test items among training rows"
+    "Warnings about a part: unusual training split, training rows left out, test items among training rows"
     part = parse_part(text)
     task = train_task(part.task)
     split = train_from(recipe.train_from, task)
@@ -170,7 +171,7 @@ def _part_warnings(experiment, text, recipe):
     return res
 
 def _overlap_warning(experiment, text, task, recipe):
-    "Test items that are among the training rows, by language"
+    "Warn about test items that are among the training rows, by language"
     limits = (recipe.train_limit, recipe.train_from, recipe.match)
     rows = {o: experiment.rows(o) for o in experiment.langs}
     found = {o: overlap(experiment.data, text, rows[o], *limits) for o in experiment.langs}
@@ -181,8 +182,8 @@ def _overlap_warning(experiment, text, task, recipe):
 def runtime_changes(
     experiment:Experiment,  # one combination of model, tasks and seed
     predictions:dict[str,list[dict]],  # language -> rows
-)->dict:  # {} for torch
-    "The runtime, and in each language what it changed against the network as it was trained"
+)->dict:                               # {} for torch
+    "The runtime, and in each language how scores and predictions differ from those of torch"
     if experiment.runtime=='torch': return {}
     from xstilts.evaluate.runtimes import difference
     plain = with_torch(experiment)
@@ -193,9 +194,9 @@ def runtime_changes(
 
 def runtime_warning(
     experiment:Experiment,  # one combination of model, tasks and seed
-    changes:dict,  # of `runtime_changes`
-)->str:            # '' for torch
-    "What the runtime cost, in a sentence"
+    changes:dict,           # of `runtime_changes`
+)->str:                     # '' for torch
+    "One sentence about the cost of a runtime"
     if not changes: return ''
     by = changes['difference'].values()
     n = len(by)

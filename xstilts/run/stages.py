@@ -24,7 +24,7 @@ from .recipes import resolve_pretraining,resolve_recipe
 class Stage:
     "One training"
     kind:str                    # pretrain, intermediate or target
-    model:str                   # that its first ancestor starts from
+    model:str                   # the model that the first stage starts from
     tasks:tuple[str,...] = ()   # parts it trains on, as in `data.load.parse_part`; () for pretraining
     data:str = 'mini'           # origin of its rows
     seed:int = 0
@@ -39,7 +39,7 @@ class Stage:
     @property
     def key(self)->str: return stage_key(self)
     def called(self, model:str)->str:
-        "What the stage is called if its model is called so"
+        "The name of the stage, with a given name for its model"
         after = f" after {self.parent.called('').strip()}" if self.parent and self.parent.tasks else ''
         return f"{model} {'+'.join(self.tasks) or 'pretraining'}{after} s{self.seed}"
 
@@ -54,10 +54,10 @@ def key_facts(
         data=stage.data,                 # where the rows come from
         seed=stage.seed,                 # heads, order of the rows, dropout
         recipe=non_defaults(recipe),     # how it is trained
-        device=computed_on(recipe, _units(stage)),  # sums end in other last digits on another device
+        device=computed_on(recipe, _units(stage)),  # the last digits differ between devices
         rows=_row_fingerprints(stage),   # contents of the training rows and texts
         parent=_start(stage),            # the weights it starts from
-        random=stage.model.startswith('random:') and stage.kind!='pretrain',  # or random ones of that shape
+        random=stage.model.startswith('random:') and stage.kind!='pretrain',  # or random ones of the same shape
         tokens=VERSIONS['tokens'],       # how texts become ids
         shape=asdict(stage.shape) if stage.shape else None)  # network and text of a pretraining
     # Facts that were added later are left out where they are empty, so that older keys stay.
@@ -104,7 +104,7 @@ def _reads_spaces(stage):
 def pretraining(
     experiment:Experiment,  # whose model has a row with `pretrain`
 )->Stage:
-    "Phase 1 of a model of our own"
+    "The pretraining stage of a model that is trained from scratch"
     shape,recipe = resolve_pretraining(experiment)
     return Stage(kind='pretrain', model=experiment.model.removeprefix('random:'), data=shape.origin, seed=shape.seed,
         recipe=recipe, shape=shape)
