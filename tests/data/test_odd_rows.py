@@ -232,7 +232,8 @@ def test_sound_answers_are_read(mirror):
 def test_odd_answers_are_refused(change, mirror):
     "A malformed row of LAReQA is an error that names the row and the column."
     repository(mirror, 'google-research-datasets/lareqa', dict(validation=[LAREQA|change]), 'xquad-r.de')
-    with pytest.raises(ValueError, match='mirror: lareqa in de, .*: row number 0: .*(column|in no sentence of its context)'):
+    message = 'mirror: lareqa in de, .*: row number 0: .*(column|in no sentence of its context)'
+    with pytest.raises(ValueError, match=message):
         load('mirror', 'lareqa', 'test', 'de')
 
 

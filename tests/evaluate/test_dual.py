@@ -1,4 +1,4 @@
-"""Dual encoders: training one encoder for queries and answers on LAReQA and Mewsli-X, scoring it, and official folders."""
+"""Dual encoders: one encoder for queries and answers on LAReQA and Mewsli-X, its scores, and official folders."""
 import json
 import math
 
@@ -183,7 +183,7 @@ def test_mewslix_from_a_folder(folder, tmp_path):
     assert (made['recipe']['batch_size'], made['recipe']['max_length'])==(32, 64)
     assert made['log'][-1]['labels']==8 and 'dev' in made['log'][-1]
     for o in predict_experiment(mewslix(target_negatives=2, target_eval_steps=1)):
-        assert sorted(o['pred'])==sorted(f'Q {c}' for c in CITIES)  # each candidate is embedded once, not once per language
+        assert sorted(o['pred'])==sorted(f'Q {c}' for c in CITIES)  # each is embedded once, not once per language
     out = export_experiment(mewslix(target_negatives=2, target_eval_steps=1), tmp_path/'out', part=True)
     assert json.loads((out/'labels'/'mewslix'/'test-de.json').read_text())['test de Ulm']==['Q Ulm']
     got = score_folder(out/'predictions', out/'labels', 'xtreme-r', langs='de en')['tasks']['mewslix']['languages']

@@ -143,7 +143,7 @@ import json, os, sys
 from pathlib import Path
 import torch
 from safetensors.torch import save_file
-sys.path.insert(0, 'tests')
+sys.path.insert(0, 'tests/learn')
 from test_families import FAMILIES, LENGTH, WITH_MLM, Lines, logits, parts, rows, toy_tokenizer
 from xstilts.learn.heads import first_position
 from xstilts.catalog.tasks import tasks
@@ -223,7 +223,7 @@ import json, os, sys
 from pathlib import Path
 import torch
 from safetensors.torch import save_file
-sys.path.insert(0, 'tests')
+sys.path.insert(0, 'tests/learn')
 from test_families import FAMILIES, rows, toy_tokenizer
 from xstilts.catalog.tasks import tasks
 from xstilts.learn.text2text import TextFeed, TextNet, encode_text, generate_texts, seq2seq

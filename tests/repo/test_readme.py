@@ -47,7 +47,8 @@ def title_and_subtitle(nb):
 
 def notebooks_page():
     "docs/notebooks.md: one line per notebook, in reading order"
-    lines = ['# Notebooks', '', 'In reading order. `python tests/repo/test_readme.py` writes this page from their titles.', '']
+    how = 'In reading order. `python tests/repo/test_readme.py` writes this page from their titles.'
+    lines = ['# Notebooks', '', how, '']
     for package, what in [*PACKAGES.items(), ('', 'the command line')]:
         lines += [f'## {package or "cli"}: {what}', '', '| notebook | |', '| --- | --- |']
         for nb in sorted((root/'nbs'/package).glob('[0-9]*.ipynb')) if package else [root/'nbs'/'cli.ipynb']:

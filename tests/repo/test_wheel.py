@@ -62,7 +62,7 @@ def test_the_wheel_works_in_an_empty_folder(installed, tmp_path):
     (tmp_path/'params'/'one.yaml').write_text(STUDY)
     call(xstilts, 'run', 'one', **at)
     report = json.loads((tmp_path/'reports'/'one'/'report.ipynb').read_text())
-    assert 'experiments' in report and len(list((tmp_path/'reports'/'one'/'experiments').glob('*.ipynb')))==2
+    assert 'cells' in report and len(list((tmp_path/'reports'/'one'/'experiments').glob('*.ipynb')))==2
     call(xstilts, 'publish', **at)
     assert (tmp_path/'reports'/'site'/'one'/'index.html').exists()
     assert {'BAD'}.isdisjoint(call(xstilts, 'doctor', **at).split())

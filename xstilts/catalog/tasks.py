@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'CATEGORIES', 'SEARCHES', 'MNLI', 'UPOS', 'NER', 'XTREME', 'XTREME_R', 'BESIDE', 'INTERMEDIATES', 'TEXT',
-           'tasks', 'NINE', 'SUITES', 'Task', 'suite', 'train_task', 'dev_task', 'training', 'same_data']
+           'tasks', 'NINE', 'SUITES', 'Task', 'suite', 'train_task', 'dev_task', 'shared_training', 'same_data']
 
 # %% ../../nbs/catalog/10_tasks.ipynb #76fc616a
 from dataclasses import dataclass
@@ -170,7 +170,7 @@ def dev_task(
     "The task whose English dev rows select a checkpoint for `name`"
     return choose('task', name, tasks).select_on or name
 
-def training(
+def shared_training(
     name:str,  # a target
 )->str:        # a task: SQuAD for XQuAD and MLQA; itself where head, labels or selection differ
     "The task whose fine-tuned model a target uses"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMS', 'LAYOUTS', 'GROUPS', 'SEQEVAL', 'Form', 'Layout', 'members', 'suite_of', 'groups', 'score_file', 'averages',
-           'whole_mean', 'score_folder', 'summary', 'write_labels', 'write_predictions']
+           'mean_if_complete', 'score_folder', 'summary', 'write_labels', 'write_predictions']
 
 # %% ../../nbs/evaluate/30_submission.ipynb #eee39354
 import json,re
@@ -363,7 +363,7 @@ def averages(
     return dict(category=o.category, metric=o.metric, languages=per, mean=every, mean_without_english=rest,
         score=_task_score(task, every), score_without_english=_task_score(task, rest))
 
-def whole_mean(
+def mean_if_complete(
     names,        # tasks
     found:dict,   # task -> `averages`
 )->dict|None:     # score, score_without_english; None if a task is missing
@@ -451,8 +451,8 @@ def score_folder(
 
     return dict(suite=suite, languages=langs, seqeval=seqeval, n_tasks=len(done), of_tasks=len(complete),
         missing=[t for t in complete if t not in done], ignored=_ignored(folders[0], complete), tasks=done,
-        categories={g: whole_mean(o, full) for g,o in groups(complete).items()},
-        overall=whole_mean(tuple(complete), full))
+        categories={g: mean_if_complete(o, full) for g,o in groups(complete).items()},
+        overall=mean_if_complete(tuple(complete), full))
 
 # %% ../../nbs/evaluate/30_submission.ipynb #6c4312a8
 def _point(x, width): return ('-' if x is None else f'{x:.2f}').rjust(width)

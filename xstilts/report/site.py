@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONF', 'FOOTER', 'POLICY', 'HOOKS', 'CSS', 'ALLOWED_TAGS', 'ALLOWED_ATTRIBUTES', 'VOID_TAGS', 'KEPT_MIME_TYPES',
-           'SANITISERS', 'KINDS', 'INDEX', 'NEEDED', 'escaped', 'safe_name', 'heading', 'sanitise_html',
+           'SANITISERS', 'SECTIONS', 'INDEX', 'NEEDED', 'escaped', 'safe_name', 'heading', 'sanitise_html',
            'sanitise_markdown', 'sanitise_notebook', 'markdown', 'with_title', 'short_title', 'load', 'save',
            'write_study', 'write_sources', 'build_site']
 
@@ -234,13 +234,13 @@ def short_title(
     return words if kind in ('','score') else f'{kind} {words}'
 
 # %% ../../nbs/report/40_site.ipynb #4dff979b
-KINDS = dict(experiments='Experiments', stages='Trainings')  # folder of reports -> heading of their list
+SECTIONS = dict(experiments='Experiments', stages='Trainings')  # folder of reports -> heading of their list
 
 def load(
     path:Path,  # of a notebook below the folder of a study
 )->dict:
     "Read a notebook as JSON and sanitise it; a damaged one is an error that names it"
-    place = '/'.join(path.parts[-3:] if path.parent.name in KINDS else path.parts[-2:])
+    place = '/'.join(path.parts[-3:] if path.parent.name in SECTIONS else path.parts[-2:])
     advice = 'render it again by `xstilts report` with the name of the study or of the notebook'
     try: nb = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as e: raise ValueError(f'{place} is damaged ({e}): {advice}') from e
@@ -261,7 +261,7 @@ def _page_list(study, kind):
     "A heading with links to all reports of one kind"
     names = [safe_name(o.stem) for o in sorted((study/kind).glob('*.ipynb'))]
     links = '\n'.join(f'{short_title(o)} <{kind}/{o}>' for o in names)
-    caption = KINDS[kind]
+    caption = SECTIONS[kind]
     return f'## {caption}\n\n```{{toctree}}\n:maxdepth: 1\n:caption: {caption}\n\n{links}\n```'
 
 def write_study(
@@ -274,7 +274,7 @@ def write_study(
     title,question = heading(nb)
     if title is None: nb['cells'].insert(0, markdown(nb, f'# {escaped(study.name)}'))
     n_pages = 0
-    for kind in KINDS:
+    for kind in SECTIONS:
         files = sorted((study/kind).glob('*.ipynb'))
         for f in files: save(with_title(load(f), short_title(f.stem)), folder/kind/f'{safe_name(f.stem)}.ipynb')
         if files: nb['cells'].append(markdown(nb, _page_list(study, kind)))

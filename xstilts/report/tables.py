@@ -12,7 +12,7 @@ import pandas as pd
 from ..catalog.kinds import kinds,resolve
 from ..catalog.tasks import tasks
 from ..evaluate.metrics import metrics,score
-from ..evaluate.submission import averages,groups,members,suite_of,whole_mean
+from ..evaluate.submission import averages,groups,members,suite_of,mean_if_complete
 from .results import FLOORS,MEAN,PAIR,Results,average_gains,bootstrap_points,main_scores,paired_gains
 from .results import select
 from .statistics import score_interval
@@ -146,8 +146,8 @@ def _suite_row(done, suite):
     complete = {t: o for t,o in done.items() if set(o['languages'])>=set(wanted[t])}
     def text(o): return f"{o['score']:.1f}" if o else '-'
     row = {t: text(o) if t in complete else f'{text(o)}*' for t,o in done.items()}
-    row |= {category: text(whole_mean(o, complete)) for category,o in groups(wanted).items()}
-    return row|{'overall': text(whole_mean(tuple(wanted), complete))}
+    row |= {category: text(mean_if_complete(o, complete)) for category,o in groups(wanted).items()}
+    return row|{'overall': text(mean_if_complete(tuple(wanted), complete))}
 
 def suite_table(
     res:Results,  # of a study

@@ -9,7 +9,7 @@ __all__ = ['PRELOAD', 'STARTS', 'FORMER', 'FULL', 'JOBS_PER_CORE', 'serve_kernel
            'DaemonThreads', 'Progress', 'run']
 
 # %% ../../nbs/run/30_engine.ipynb #b133daa7
-import asyncio,errno,heapq,json,multiprocessing,os,queue,re,shutil,sys,threading,time,traceback
+import asyncio,errno,heapq,json,multiprocessing,os,queue,re,shutil,sys,tempfile,threading,time,traceback
 from collections import Counter
 from collections.abc import Callable,Collection,Iterator
 from concurrent.futures import FIRST_COMPLETED,Executor,Future,wait
@@ -172,6 +172,15 @@ def check_kernel():
             f"or install it: python -m ipykernel install --user --name {name}") from None
 
 # %% ../../nbs/run/30_engine.ipynb #e8a550b4
+_SOCKET_LENGTH = 100  # bytes of a path; the system's limit is 107, and a suffix follows
+
+@contextmanager
+def _sockets()->Iterator[dict]:
+    "Where a kernel is reached: files in a folder of its own, because another process could take a port meanwhile"
+    with tempfile.TemporaryDirectory(prefix='xstilts-') as folder:
+        path = f'{folder}/kernel'
+        yield dict(transport='ipc', ip=path) if len(path.encode())<=_SOCKET_LENGTH else {}
+
 def _register():
     "Register papermill's engine for forked kernels"
     from papermill.clientwrap import PapermillNotebookClient
@@ -182,9 +191,10 @@ def _register():
         @classmethod
         def execute_managed_notebook(cls, nb_man, kernel_name, log_output=False, start_timeout=120,
             execution_timeout=None, **kw):
-            client = PapermillNotebookClient(nb_man, km=manager(kernel_name=kernel_name), timeout=execution_timeout,
-                startup_timeout=start_timeout, log_output=log_output)
-            return client.execute(cleanup_kc=True)
+            with _sockets() as where:
+                client = PapermillNotebookClient(nb_man, km=manager(kernel_name=kernel_name, **where),
+                    timeout=execution_timeout, startup_timeout=start_timeout, log_output=log_output)
+                return client.execute(cleanup_kc=True)
     papermill_engines.register('xstilts-fork', ForkEngine)
 
 def execute(

@@ -10,7 +10,7 @@ from dataclasses import dataclass,field,replace
 from types import MappingProxyType
 from ..catalog.encoders import model
 from ..catalog.languages import languages
-from ..catalog.tasks import SUITES,same_data,tasks,train_task,training
+from ..catalog.tasks import SUITES,same_data,tasks,train_task,shared_training
 from ..core.config import ORIGINS,choose
 from ..data.load import langs,splits,test_rows,train_from
 from ..data.origins import has_folder,origins
@@ -138,10 +138,10 @@ def _check_split(experiment, phase, task):
 # %% ../../nbs/run/10_experiment.ipynb #febe7457
 def _check_text2text(experiment, trained):
     "Refuse a model that does not generate, tasks without a published form as text, and masked language modelling"
-    from xstilts.learn.text2text import ways
+    from xstilts.learn.text2text import text_format
     if not model(experiment.model).architecture.seq2seq:
         raise ValueError(f"head text2text needs a model of the mT5 family, not {experiment.model}")
-    for task in dict.fromkeys((*trained, experiment.target)): ways(task)
+    for task in dict.fromkeys((*trained, experiment.target)): text_format(task)
     if any(experiment.settings.get(f'{o}_mlm_rate') for o in PHASES[1:]):
         raise ValueError("head text2text has no masked language modelling: leave mlm_rate at 0")
 
@@ -196,7 +196,7 @@ def target_training(
 )->str:  # a task
     "The task that the target stage trains: one training serves every target with the same rows and recipe"
     given = resolve_recipe(experiment, 'target').train_from
-    shared = training(experiment.target)
+    shared = shared_training(experiment.target)
     same = train_from(given, shared)==train_from(given, experiment.target)
     return shared if same else experiment.target
 

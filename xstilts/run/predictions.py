@@ -142,10 +142,10 @@ def _retrieve(experiment, encoder, tok):
 
 def _rank_untrained(experiment, vectors, where):
     "LAReQA and Mewsli-X with `dual: false`"
-    from xstilts.evaluate.retrieval import each_once,rank_answers
+    from xstilts.evaluate.retrieval import unique_candidates,rank_answers
     shared = tasks[experiment.target].shared_candidates
     rows = _all_rows(experiment)
-    if shared: rows = each_once(rows)
+    if shared: rows = unique_candidates(rows)
     return rank_answers(rows, vectors(rows, 'all', experiment.split), shared, device=where)
 
 _SIDES = ('foreign','english')

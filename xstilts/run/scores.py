@@ -33,10 +33,10 @@ def run_experiment(
     report=None,  # a function that gets each row of the log of its trainings
 )->Path:          # a JSON file
     "The scores of an experiment, from the store or computed now, together with everything they need"
-    from xstilts.evaluate.runtimes import ready
+    from xstilts.evaluate.runtimes import check_runtime
     to = artifact_path('scores', f'{score_key(experiment)}.json')
     if _is_scored(experiment, to): return to
-    ready(experiment.runtime)
+    check_runtime(experiment.runtime)
     began = time.monotonic()
     stages = stages_of(experiment)
     for stage in stages: run_stage(stage, report, verify=stage is stages[-1] and not has_predictions(experiment))

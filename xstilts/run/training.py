@@ -249,8 +249,8 @@ def rank_with_dual(
     precision:str='float32',  # or bfloat16
 )->list[dict]:       # as `retrieval.rank_answers`
     "The candidates that a trained dual encoder ranks first for every query"
-    from xstilts.evaluate.retrieval import each_once,embed_dual,rank_answers
+    from xstilts.evaluate.retrieval import unique_candidates,embed_dual,rank_answers
     shared = task.shared_candidates
-    rows = each_once(rows) if shared else rows
+    rows = unique_candidates(rows) if shared else rows
     vectors = embed_dual(net, task.name, tok, rows, recipe.max_length, recipe.query_length, precision=precision)
     return rank_answers(rows, vectors, shared, next(net.parameters()).device.type)
