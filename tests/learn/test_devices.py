@@ -160,7 +160,7 @@ def folder(name, specials, one, two, names, config, cls):
     cls(config(len(tok))).save_pretrained(at)
     tok.save_pretrained(at)
     return str(at)
-for name, at in {k: folder(k, *v) for k, v in FAMILIES.items()}.items():
+for name, at in {k: folder(k, *like, *v) for k, (like, *v) in FAMILIES.items()}.items():
     net, tok = parts(at, ['mnli', 'panx'], mlm=name in WITH_MLM)
     for o in net.modules():
         if isinstance(o, torch.nn.Dropout): o.p = 0.
@@ -232,7 +232,7 @@ from xstilts.learn.recipe import Recipe
 from xstilts.learn.train import train
 to = Path(sys.argv[1])
 at = str(to/f"mt5{os.environ.get('RANK', 0)}")
-specials, one, two, names, config, cls = FAMILIES['mt5']
+(specials, one, two, names), config, cls = FAMILIES['mt5']
 tok = toy_tokenizer(specials, one, two, names)
 torch.manual_seed(0)
 cls(config(len(tok))).save_pretrained(at)

@@ -22,6 +22,7 @@ import json
 from pathlib import Path
 from xstilts.data.load import load
 from xstilts.run.intermediate import parse_intermediate
+from xstilts.catalog.trainings import Recipe
 from xstilts.run.stages import Stage
 from xstilts.run.training import train_stage
 folder = Path('mirror/nyu-mll/glue')
