@@ -16,6 +16,7 @@ from types import MappingProxyType
 from ..core.assignments import Literal,read_file,quoted
 from ..core.config import nearest,revision,settings,table,unknown
 from ..core.declared import check_fields,declared,parse_value,settings_of
+from ..core.store import artifact_path
 from ..core.hub import HubUnavailable,check_folder,model_config,refuse_code
 from .families import Family,family,family_of_group
 from .languages import languages
@@ -29,7 +30,7 @@ COUNT = dict(low=1, high=10**13)  # of parameters
 class Model:
     "An encoder: where its weights are, and the settings that suit it"
     name:str
-    path:str=''               # hub id, 'data:<folder>' inside the package, a folder, or '' if a study pretrains it
+    path:str=''               # hub id, data:<folder> of the package, wheel:<name>, a folder, or '' if pretrained here
     family:str='xlmr'         # a group of `families`, whose models share settings
     langs:tuple[str,...]=()   # languages seen in pretraining; () if no source lists them
     params:int|None=declared(None, **COUNT)  # with embeddings; without pooler, decoder and head
@@ -84,6 +85,12 @@ OWN = (
     Model(name='mini-s', path='data:mini-s-encoder', lr=1e-3, intermediate_lr=5e-4, layer=1, **_MINI))
 
 ENCODERS = (
+    Model(name='me5-small-q4', path='wheel:me5-small-q4', family='bert', langs=CC100, params=117_505_920,
+          body=21_294_336, lr=1e-4, intermediate_lr=1e-4, layer=12, bilingual=True,
+          source='arXiv:2402.05672; weights of four bits, see nbs/catalog/19_wheels.ipynb; rates are not tuned yet'),
+    Model(name='me5-small', path='intfloat/multilingual-e5-small', family='bert', langs=CC100, params=117_505_920,
+          body=21_294_336, lr=1e-4, intermediate_lr=1e-4, layer=12, bilingual=True,
+          source='arXiv:2402.05672; rates are not tuned yet'),
     Model(name='mbert', path='google-bert/bert-base-multilingual-cased', family='bert', langs=WIKI104,
           params=177_262_848, body=85_056_000, layer=8,
           source=f'github.com/google-research/bert multilingual.md; layer: {XTREME_LAYERS}', **_BASE),
@@ -275,6 +282,7 @@ def folder_of(
     row:Model,  # of `model`
 )->str:         # as `transformers` accepts it
     "The folder or hub id of the weights of a model"
+    if row.path.startswith('wheel:'): return str(artifact_path('encoders', row.path.removeprefix('wheel:')))
     if not row.path.startswith('data:'): return row.path
     from importlib.resources import files
     return str(files('xstilts').joinpath('assets', row.path.removeprefix('data:')))

@@ -105,6 +105,7 @@ class ArtifactKind:
 
 ARTIFACT_KINDS = table(
     ArtifactKind(name='models', form='folder', small=RECORD),
+    ArtifactKind(name='encoders', form='folder', small=('config.json',)),  # downloaded ones
     ArtifactKind(name='predictions', form='folder', opens=open_parquets),
     ArtifactKind(name='scores', form='file', opens=_open_score),
     ArtifactKind(name='notebooks', form='file', opens=open_notebook),

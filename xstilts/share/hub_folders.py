@@ -140,7 +140,7 @@ def data_of(
 # %% ../../nbs/share/20_hub_folders.ipynb #fc2cfa72
 def _base_model(m):
     "The repository of the hub that a row of `models` was loaded from; None for a folder or packaged data"
-    return None if not m.path or m.path.startswith('data:') or Path(m.path).is_dir() else m.path
+    return None if not m.path or m.path.startswith(('data:','wheel:')) or Path(m.path).is_dir() else m.path
 
 def _eval_results(task, results):
     from huggingface_hub import EvalResult
