@@ -28,7 +28,9 @@ from xstilts.core.store import artifact_path, read_json
 from xstilts.evaluate.submission import score_folder
 from xstilts.catalog.tasks import tasks
 from xstilts.learn.tokenize import encode_dual, query_answer, sentences
-from xstilts.learn.train import Recipe, TaskFeed, train
+from xstilts.catalog.trainings import Recipe
+from xstilts.learn.feeds import TaskFeed
+from xstilts.learn.train import train
 
 pytestmark = pytest.mark.usefixtures('module_store')
 

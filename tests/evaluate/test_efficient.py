@@ -15,7 +15,9 @@ from xstilts.run.scores import run_experiment
 from xstilts.core.store import artifact_path, read_json
 from xstilts.catalog.tasks import tasks
 from xstilts.learn.tokenize import encode
-from xstilts.learn.train import Recipe, TaskFeed, train
+from xstilts.catalog.trainings import Recipe
+from xstilts.learn.feeds import TaskFeed
+from xstilts.learn.train import train
 
 WITHOUT = any(importlib.util.find_spec(o) is None for o in EXTRA)
 needs_onnx = pytest.mark.skipif(WITHOUT, reason="needs the extra: pip install 'xstilts[onnx]'")

@@ -8,7 +8,7 @@ from xstilts.learn.mlm import Shape, pretrain
 from xstilts.run.experiment import Experiment
 from xstilts.run.stages import pretraining
 from xstilts.run.training import load_encoder
-from xstilts.learn.train import Recipe
+from xstilts.catalog.trainings import Recipe
 
 SHIPPED = ('mini', 'mini-s')
 folder = lambda name: files('xstilts').joinpath('assets', f'{name}-encoder')

@@ -18,7 +18,9 @@ from xstilts.catalog.kinds import kinds
 from xstilts.evaluate.retrieval import embed
 from xstilts.catalog.tasks import tasks
 from xstilts.learn.tokenize import encode
-from xstilts.learn.train import Recipe, TaskFeed, train
+from xstilts.catalog.trainings import Recipe
+from xstilts.learn.feeds import TaskFeed
+from xstilts.learn.train import train
 
 HEADS = dict(pair='mnli', tags='panx', span='squad_v1', score='stsb', choice='csqa')  # kind -> a task of it
 SIZE = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)

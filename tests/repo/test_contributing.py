@@ -47,7 +47,8 @@ from xstilts.evaluate.predict import predict
 from xstilts.learn.heads import Net, backbone, first_position, tokenizer
 from xstilts.learn.recipe import Recipe
 from xstilts.learn.tokenize import encode
-from xstilts.learn.train import TaskFeed, chance_loss, train
+from xstilts.learn.feeds import TaskFeed
+from xstilts.learn.train import chance_loss, train
 from xstilts.mini.rows import rows
 
 

@@ -20,7 +20,6 @@ from .devices import fresh_accelerate_state,retain_memory,shard_model,all_gather
 from .recipe import Recipe,resolve_backend,check_possible,training_precision,lr_factor
 from .packing import unpad
 from .vocabulary import only_rows
-from .feeds import TaskFeed,WithMLM  # noqa: F401 - run.stages imports them from here
 from .checkpoints import BestWeights,best_row,checkpoint_damage,load_checkpoint,save_checkpoint
 from .updates import new_optimiser,update_with_oom_retry
 

@@ -103,7 +103,7 @@ def run_stage(
 
 def _checkpoints(stage):
     "The folder of checkpoints from which a stage resumes; a damaged one is moved aside, and training starts over"
-    from xstilts.learn.train import checkpoint_damage
+    from xstilts.learn.checkpoints import checkpoint_damage
     res = artifact_path('work', stage.key)
     is_intact(res, partial(checkpoint_damage, best=stage.recipe.select=='best'))
     return res

@@ -149,7 +149,7 @@ def _training_set(stage, part, task, tok):
 def _feed(stage, sets, learnt, tok, first):
     "The batches of a stage"
     from xstilts.learn.text2text import TextFeed
-    from xstilts.learn.train import TaskFeed
+    from xstilts.learn.feeds import TaskFeed
     choices = {o: kinds[t.kind].choices for o,t in learnt.items() if kinds[t.kind].choices}
     groups = {o: len(_training_rows(stage, o, 1)[0][column]) for o,column in choices.items()}
     names = {o: t.name for o,t in learnt.items()}
@@ -190,7 +190,7 @@ def add_mlm(
 ):                # a feed
     "The feed of a stage, mixed with updates of masked language modelling if the recipe asks for them"
     from xstilts.learn.mlm import LMFeed,corpus_of
-    from xstilts.learn.train import WithMLM
+    from xstilts.learn.feeds import WithMLM
     r = stage.recipe
     if not r.mlm_rate: return feed
     langs = r.mlm_languages or ' '.join(model(stage.model).langs)
